@@ -1,0 +1,98 @@
+//! The one error of this crate; its kind says what the caller does next.
+
+use std::fmt;
+
+/// Result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What failed, on which object, and what to do about it.
+///
+/// `Display` prints operation and object, with the cause behind `: `, so that
+/// one line tells the whole story. Never contains credentials.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What the caller does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Nothing there. Often an answer, not a fault.
+    NotFound,
+    /// Somebody else changed it first; read again before deciding.
+    Conflict,
+    /// Worth trying again: timeouts, resets, 408, 429, 5xx.
+    Transient,
+    /// Bytes that fail their own checksum. Never retried, never overwritten.
+    Corrupt,
+    /// Wrong key, bucket, path or permission; only a person can mend it.
+    Setup,
+    /// The local disk is full.
+    DiskFull,
+    /// No chain of files reaches the wanted moment.
+    Unavailable,
+    /// The caller gave up.
+    Cancelled,
+}
+
+impl Error {
+    /// A fault without a deeper cause.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// A fault with its cause: `context: source`.
+    pub fn with_source(
+        kind: ErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+
+    /// Puts another operation in front, keeping the kind.
+    #[must_use]
+    pub fn context(self, context: impl Into<String>) -> Self {
+        Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
+    }
+
+    /// What the caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// True when the same call may succeed later without anybody acting.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Transient)
+    }
+
+    /// Maps an I/O error of the local filesystem to its kind.
+    pub fn io(context: impl Into<String>, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match source.kind() {
+            Io::NotFound => ErrorKind::NotFound,
+            Io::StorageFull | Io::QuotaExceeded => ErrorKind::DiskFull,
+            Io::PermissionDenied | Io::NotADirectory | Io::IsADirectory | Io::ReadOnlyFilesystem => ErrorKind::Setup,
+            _ => ErrorKind::Transient,
+        };
+        Self::with_source(kind, context, source)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    // `Display` already prints the whole chain, so reporting `source` as well
+    // would print every cause twice.
+}

@@ -32,8 +32,12 @@ pub enum ErrorKind {
     Setup,
     /// The local disk is full.
     DiskFull,
-    /// No chain of files reaches the wanted moment.
+    /// No chain of files reaches the wanted moment. May be read as "no backup
+    /// yet".
     Unavailable,
+    /// Files of the wanted history exist, but some before them are missing or do
+    /// not fit together. Never to be read as "no backup yet".
+    Hole,
     /// The caller gave up.
     Cancelled,
 }

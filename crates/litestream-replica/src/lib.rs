@@ -11,7 +11,9 @@ pub mod client;
 pub mod clock;
 mod error;
 mod level;
+pub mod plan;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
+pub use plan::{Inventory, Plan, Target};

@@ -1,0 +1,377 @@
+//! Which files rebuild a TXID or a moment.
+//!
+//! Planning is pure: an [`Inventory`] is what a store listed, a [`Plan`] is the
+//! shortest chain of its files that starts at TXID 1 and ends at the target.
+//! Nothing here reads a file; that is `restore`'s business.
+//!
+//! The selection is an interface: `restore -dry-run` prints it, so it must be
+//! the very chain upstream takes. What may differ is when we *refuse*: a plan
+//! never stops silently short of files that belong to the wanted history.
+//!
+//! Spec: store-and-restore §11.
+
+use std::fmt;
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use ltx::Txid;
+
+use crate::{Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result};
+
+/// The text scripts know for "there is no such backup"; always of kind
+/// [`Unavailable`](ErrorKind::Unavailable).
+pub const NOT_AVAILABLE: &str = "no matching backup files available";
+
+/// The moment to rebuild.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The newest state the store holds.
+    #[default]
+    Latest,
+    /// Exactly the state after this transaction. [`Txid::NONE`] means
+    /// [`Latest`](Self::Latest), as 16 zeros do on upstream's command line.
+    Txid(Txid),
+    /// The last state captured *strictly before* this moment. A moment after
+    /// the newest file is the newest state.
+    Timestamp(Timestamp),
+}
+
+impl Target {
+    /// True when planning compares [`FileInfo::created_at`], so that listings
+    /// must carry true times.
+    pub fn needs_times(self) -> bool {
+        matches!(self, Self::Timestamp(_))
+    }
+
+    /// Whether a file may take part at all.
+    fn admits(self, file: &FileInfo) -> bool {
+        match self {
+            Self::Latest => true,
+            Self::Txid(txid) => file.id.max <= txid,
+            Self::Timestamp(moment) => file.created_at < moment,
+        }
+    }
+
+    /// Whether a chain up to `reached` needs no further file.
+    fn is_met_by(self, reached: Txid) -> bool {
+        matches!(self, Self::Txid(txid) if reached >= txid)
+    }
+}
+
+/// The files that rebuild one state, in the order they apply.
+///
+/// The first starts at TXID 1; each starts at or before the TXID after its
+/// predecessor's last, and ends beyond it. Later files win page by page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The chain; never empty.
+    pub files: Vec<FileInfo>,
+}
+
+impl Plan {
+    /// The TXID the restored database stands at.
+    pub fn txid(&self) -> Txid {
+        self.files.last().map_or(Txid::NONE, |file| file.id.max)
+    }
+
+    /// When that state was captured, as far as the listing knew.
+    pub fn timestamp(&self) -> Timestamp {
+        self.files.last().map_or(Timestamp::UNIX_EPOCH, |file| file.created_at)
+    }
+
+    /// Bytes all files hold in the store.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Refuses files too short for an LTX header, before anything is fetched.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt), naming the first such file.
+    pub fn check_sizes(&self) -> Result<()> {
+        match self.files.iter().find(|file| file.size < MIN_FILE_LEN) {
+            Some(file) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "invalid ltx file: level={} min={} max={} has size {} bytes (minimum {MIN_FILE_LEN})",
+                    file.id.level, file.id.min, file.id.max, file.size
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The span a store covers, over all levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// First transaction of any file.
+    pub first_txid: Txid,
+    /// Last transaction of any file.
+    pub last_txid: Txid,
+    /// Time of the oldest file.
+    pub oldest: Timestamp,
+    /// Time of the newest file.
+    pub newest: Timestamp,
+}
+
+/// A state that can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestorePoint {
+    /// The TXID the database would stand at.
+    pub txid: Txid,
+    /// When that state was captured, as far as the listing knew.
+    pub created_at: Timestamp,
+}
+
+impl fmt::Display for RestorePoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.txid, self.created_at)
+    }
+}
+
+/// Every file of a replica at one time, over all levels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Sorted by `(level, min, max)`, without duplicates.
+    files: Vec<FileInfo>,
+}
+
+impl Inventory {
+    /// An inventory of these files, in any order.
+    pub fn new(files: impl IntoIterator<Item = FileInfo>) -> Self {
+        let mut files: Vec<FileInfo> = files.into_iter().collect();
+        files.sort_by_key(|file| file.id);
+        files.dedup_by_key(|file| file.id);
+        Self { files }
+    }
+
+    /// Lists all ten levels at once: together, so that a compaction that runs
+    /// meanwhile has the least chance to be seen half.
+    ///
+    /// `metadata` asks for true creation times; see
+    /// [`Target::needs_times`].
+    ///
+    /// # Errors
+    /// The first listing that fails. A partial inventory is never returned.
+    pub async fn load(client: &dyn ReplicaClient, metadata: bool) -> Result<Self> {
+        let levels = try_join_all(Level::all().map(|level| client.list(level, Txid::NONE, metadata))).await?;
+        Ok(Self::new(levels.into_iter().flatten()))
+    }
+
+    /// Every file, by `(level, min, max)`.
+    pub fn files(&self) -> &[FileInfo] {
+        &self.files
+    }
+
+    /// The files of one level, by `(min, max)`.
+    pub fn level(&self, level: Level) -> &[FileInfo] {
+        let start = self.files.partition_point(|file| file.id.level < level);
+        let end = self.files.partition_point(|file| file.id.level <= level);
+        self.files.get(start..end).unwrap_or_default()
+    }
+
+    /// The same inventory without the files for which `unusable` holds.
+    #[must_use]
+    pub fn without(&self, unusable: impl Fn(&FileInfo) -> bool) -> Self {
+        Self { files: self.files.iter().filter(|file| !unusable(file)).copied().collect() }
+    }
+
+    /// The span the store covers; `None` when it holds nothing.
+    pub fn bounds(&self) -> Option<Bounds> {
+        let first = self.files.first()?;
+        let mut bounds = Bounds {
+            first_txid: first.id.min,
+            last_txid: first.id.max,
+            oldest: first.created_at,
+            newest: first.created_at,
+        };
+        for file in &self.files {
+            bounds.first_txid = bounds.first_txid.min(file.id.min);
+            bounds.last_txid = bounds.last_txid.max(file.id.max);
+            bounds.oldest = bounds.oldest.min(file.created_at);
+            bounds.newest = bounds.newest.max(file.created_at);
+        }
+        Some(bounds)
+    }
+
+    /// Every state that can be restored, ascending by TXID.
+    ///
+    /// A file's last TXID is such a state when the file starts at TXID 1, or
+    /// directly behind or inside what a smaller restorable state covers.
+    pub fn restore_points(&self) -> Vec<RestorePoint> {
+        let mut by_end: Vec<&FileInfo> = self.files.iter().collect();
+        by_end.sort_by_key(|file| (file.id.max, file.created_at));
+        let mut points: Vec<RestorePoint> = Vec::new();
+        for file in by_end {
+            let last = points.last().map_or(Txid::NONE, |point| point.txid);
+            let starts_history = file.id.min == Txid::FIRST;
+            let extends = file.id.level != Level::SNAPSHOT && !last.is_none() && file.id.min <= last.next();
+            if last < file.id.max && (starts_history || extends) {
+                points.push(RestorePoint { txid: file.id.max, created_at: file.created_at });
+            }
+        }
+        points
+    }
+
+    /// The restorable states next to `txid`: the last at or before it, and the
+    /// first after it.
+    pub fn nearest(&self, txid: Txid) -> (Option<RestorePoint>, Option<RestorePoint>) {
+        let points = self.restore_points();
+        let split = points.partition_point(|point| point.txid <= txid);
+        let (before, after) = points.split_at(split);
+        (before.last().copied(), after.first().copied())
+    }
+
+    /// The chain of files that rebuilds `target`.
+    ///
+    /// The base is the newest eligible snapshot; then always the file that
+    /// reaches furthest, which makes the chain the shortest there is.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) with [`NOT_AVAILABLE`] when no
+    /// chain exists; [`Hole`](ErrorKind::Hole), naming the missing
+    /// transactions, when files of the wanted history lie beyond them.
+    pub fn plan(&self, target: Target) -> Result<Plan> {
+        let target = if target == Target::Txid(Txid::NONE) { Target::Latest } else { target };
+        // A level-9 file that does not start at TXID 1 is no image of a
+        // database; upstream would take it and fail while decoding.
+        let base =
+            self.level(Level::SNAPSHOT).iter().rfind(|file| file.id.min == Txid::FIRST && target.admits(file)).copied();
+        let mut files: Vec<FileInfo> = base.into_iter().collect();
+        let start = base.map_or(Txid::NONE, |file| file.id.max);
+        let mut sweep = Sweep::new(self, target, start);
+        while let Some(file) = sweep.advance() {
+            files.push(file);
+        }
+        let reached = sweep.reached;
+        if let Some(hole) = self.hole_behind(reached, target, files.is_empty()) {
+            return Err(hole);
+        }
+        let falls_short = matches!(target, Target::Txid(txid) if reached < txid);
+        if files.is_empty() || falls_short {
+            return Err(Error::new(ErrorKind::Unavailable, NOT_AVAILABLE));
+        }
+        Ok(Plan { files })
+    }
+
+    /// The error for files of the wanted history that no chain reaches.
+    fn hole_behind(&self, reached: Txid, target: Target, is_empty: bool) -> Option<Error> {
+        if is_empty || target.is_met_by(reached) {
+            return None;
+        }
+        // What exists counts, not what the target admits: with a clock that
+        // jumped, or a store that only knows upload times, an excluded file may
+        // stand before an admitted one, and nothing is missing.
+        let mut sweep = Sweep::new(self, Target::Latest, reached);
+        while sweep.advance().is_some() {}
+        let covered = sweep.reached;
+        let beyond =
+            |file: &&FileInfo| file.id.level != Level::SNAPSHOT && file.id.min > covered.next() && target.admits(file);
+        let next = self.files.iter().filter(beyond).map(|file| file.id.min).min()?;
+        let missing = format!("transactions {} to {} are missing", covered.next(), next.previous());
+        let context = match target {
+            // Upstream's text, which scripts and people know.
+            Target::Latest => {
+                format!("non-contiguous ltx files: have up to {covered} but next file starts at {next}")
+            }
+            Target::Txid(txid) => format!("no backup of txid {txid}: {missing}; {}", self.nearest_text(txid)),
+            Target::Timestamp(moment) => format!("no backup of {moment}: {missing}; {}", self.nearest_text(covered)),
+        };
+        Some(Error::new(ErrorKind::Hole, context))
+    }
+
+    /// `nearest restorable points are …`, for messages.
+    fn nearest_text(&self, txid: Txid) -> String {
+        match self.nearest(txid) {
+            (Some(before), Some(after)) => format!("nearest restorable points are {before} and {after}"),
+            (Some(point), None) | (None, Some(point)) => format!("nearest restorable point is {point}"),
+            (None, None) => "nothing is restorable".to_owned(),
+        }
+    }
+}
+
+/// Lists the store and plans `target`.
+///
+/// A hole may be an artefact of listing while a writer compacts and expires, so
+/// the store is listed a second time before one is reported.
+///
+/// # Errors
+/// As [`Inventory::load`] and [`Inventory::plan`].
+pub async fn plan_restore(client: &dyn ReplicaClient, target: Target) -> Result<Plan> {
+    plan_without(client, target, |_| false).await
+}
+
+/// [`plan_restore`] over the files for which `unusable` does not hold.
+pub(crate) async fn plan_without(
+    client: &dyn ReplicaClient,
+    target: Target,
+    unusable: impl Fn(&FileInfo) -> bool,
+) -> Result<Plan> {
+    let load = || async { Ok::<_, Error>(Inventory::load(client, target.needs_times()).await?.without(&unusable)) };
+    match load().await?.plan(target) {
+        Err(error) if error.kind() == ErrorKind::Hole => load().await?.plan(target),
+        result => result,
+    }
+}
+
+/// Extends a chain file by file over levels 8 to 0. Each level is walked once.
+struct Sweep<'a> {
+    target: Target,
+    reached: Txid,
+    cursors: Vec<Cursor<'a>>,
+}
+
+/// One level's walk: the files not looked at, and the best of those that were.
+struct Cursor<'a> {
+    rest: &'a [FileInfo],
+    best: Option<FileInfo>,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(inventory: &'a Inventory, target: Target, reached: Txid) -> Self {
+        let levels = Level::all().filter(|level| *level != Level::SNAPSHOT);
+        let cursors = levels.map(|level| Cursor { rest: inventory.level(level), best: None }).collect();
+        Self { target, reached, cursors }
+    }
+
+    /// The next file of the chain, or `None` when the target is met or nothing
+    /// continues it.
+    fn advance(&mut self) -> Option<FileInfo> {
+        if self.target.is_met_by(self.reached) {
+            return None;
+        }
+        let (target, reached) = (self.target, self.reached);
+        let candidates = self.cursors.iter_mut().filter_map(|cursor| cursor.candidate(target, reached));
+        let file = candidates.max_by(|a, b| rank(a).cmp(&rank(b)))?;
+        self.reached = file.id.max;
+        Some(file)
+    }
+}
+
+impl Cursor<'_> {
+    /// The level's best file that continues a chain which ends at `reached`.
+    fn candidate(&mut self, target: Target, reached: Txid) -> Option<FileInfo> {
+        self.best = self.best.filter(|file| file.id.max > reached);
+        while let Some((file, rest)) = self.rest.split_first()
+            && file.id.min <= reached.next()
+        {
+            self.rest = rest;
+            let continues = file.id.max > reached && target.admits(file);
+            if continues && self.best.is_none_or(|best| rank(file) > rank(&best)) {
+                self.best = Some(*file);
+            }
+        }
+        self.best
+    }
+}
+
+/// Orders candidates: larger last TXID, then smaller first, then higher level,
+/// then earlier creation.
+fn rank(file: &FileInfo) -> impl Ord + use<> {
+    let FileId { level, min, max } = file.id;
+    (max, std::cmp::Reverse(min), level, std::cmp::Reverse(file.created_at))
+}
+
+/// An LTX header; anything shorter is no file.
+const MIN_FILE_LEN: u64 = 100;

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod clock;
 mod error;
+pub mod layout;
 mod level;
 pub mod plan;
 

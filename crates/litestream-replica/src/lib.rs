@@ -3,6 +3,16 @@
 //! A *replica* is a set of immutable LTX files under one prefix of a store.
 //! [`ReplicaClient`] is the one door to a store; each backend lives in a module
 //! of its own and passes the one contract suite in `tests/contract.rs`.
+//!
+//! ```
+//! use litestream_replica::{ClientContext, ReplicaUrl};
+//!
+//! # fn main() -> litestream_replica::Result<()> {
+//! let client = ReplicaUrl::parse("file:///var/backups/app")?.into_client(&ClientContext::default())?;
+//! assert_eq!(client.kind(), "file");
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -10,11 +20,14 @@
 pub mod client;
 pub mod clock;
 mod error;
+pub mod file;
 pub mod layout;
 mod level;
 pub mod plan;
+pub mod url;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
 pub use plan::{Inventory, Plan, Target};
+pub use url::{ClientContext, ReplicaUrl, is_replica_url};

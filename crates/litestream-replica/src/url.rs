@@ -1,0 +1,353 @@
+//! The grammar of replica URLs: one parser for configuration, command line,
+//! control socket and extension.
+//!
+//! `scheme://[user[:password]@]host/path?query`. The scheme names the backend;
+//! what the rest means is the backend's business.
+//! A URL may carry credentials, so errors never quote more of it than the part
+//! that is wrong.
+//!
+//! Spec: config §11 and §14, backends §1.5, §2 and §4.1.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::file::{FileClient, FileOptions};
+use crate::layout::clean_path;
+use crate::{Error, ErrorKind, ReplicaClient, Result};
+
+/// Where a replica is, as its backend's options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplicaUrl {
+    /// A local directory.
+    File(FileOptions),
+}
+
+impl ReplicaUrl {
+    /// Reads a replica URL, or a bare absolute path as a `file` replica.
+    ///
+    /// Paths of `file` replicas are returned as written; making them absolute or
+    /// expanding `~` is the caller's business (`file:~/x` and `file:x` are legal).
+    ///
+    /// # Errors
+    /// [`Setup`](ErrorKind::Setup) for a missing or unknown scheme, a type this
+    /// build does not contain, and settings the backend cannot read.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.starts_with('/') {
+            return Ok(Self::File(FileOptions::new(clean_path(text))));
+        }
+        let url = SplitUrl::parse(text)?;
+        match url.scheme.as_str() {
+            "file" => Ok(Self::File(FileOptions::new(file_path(&url)?))),
+            "webdavs" => Err(unsupported_type("webdav")),
+            scheme => Err(unsupported_type(scheme)),
+        }
+    }
+
+    /// The type as configuration and metrics spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+        }
+    }
+
+    /// Appends the relative path of a database of a directory replica.
+    #[must_use]
+    pub fn join(mut self, relative: &str) -> Self {
+        match &mut self {
+            Self::File(options) => options.path = options.path.join(relative),
+        }
+        self
+    }
+
+    /// Builds the client. Nothing is contacted yet.
+    ///
+    /// # Errors
+    /// [`Setup`](ErrorKind::Setup) when settings are missing or contradict one another.
+    pub fn into_client(self, context: &ClientContext) -> Result<Arc<dyn ReplicaClient>> {
+        match self {
+            Self::File(options) => Ok(Arc::new(FileClient::new(options.with_defaults(&context.files))?)),
+        }
+    }
+}
+
+/// What clients need from the program around them.
+#[derive(Clone, Default)]
+pub struct ClientContext {
+    /// Reads an environment variable, for the credential chains of the cloud
+    /// providers. Absent means an empty environment.
+    pub env: Option<EnvLookup>,
+    /// Mode and owner of new files and directories of `file` replicas, where the
+    /// replica's own options leave them open.
+    pub files: FileOptions,
+}
+
+/// Reads one environment variable.
+pub type EnvLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+impl ClientContext {
+    /// One environment variable; an empty one counts as unset.
+    pub fn env_var(&self, name: &str) -> Option<String> {
+        self.env.as_ref().and_then(|env| env(name)).filter(|value| !value.is_empty())
+    }
+}
+
+impl fmt::Debug for ClientContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientContext").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Every replica type that exists, whether this build contains it or not.
+pub const KNOWN_TYPES: [&str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
+
+/// True for text that starts like a URL: word characters, then `://`.
+pub fn is_replica_url(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+}
+
+/// A URL in its parts; nothing is decoded but the query.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SplitUrl {
+    /// Lower case.
+    pub(crate) scheme: String,
+    /// `host[:port]`, without user information.
+    pub(crate) host: String,
+    /// As written, escapes included, starting with a slash unless empty.
+    pub(crate) raw_path: String,
+    /// As written, without `#`.
+    pub(crate) fragment: Option<String>,
+    /// Keys and values, decoded. The first of equal keys counts.
+    query: Vec<(String, String)>,
+    /// The whole text up to the query, for messages; without user information.
+    shown: String,
+}
+
+impl SplitUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let Some((scheme, rest)) = split_scheme(text) else {
+            return Err(setup(format!("replica url scheme required: {text}")));
+        };
+        let (rest, fragment) = match rest.split_once('#') {
+            Some((rest, fragment)) => (rest, Some(fragment.to_owned())),
+            None => (rest, None),
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (host, raw_path) = match rest.strip_prefix("//") {
+            Some(rest) => match rest.find('/') {
+                Some(slash) => rest.split_at(slash),
+                None => (rest, ""),
+            },
+            None => ("", rest),
+        };
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let scheme = scheme.to_ascii_lowercase();
+        Ok(Self {
+            shown: format!("{scheme}://{host}{raw_path}"),
+            scheme,
+            host: host.to_owned(),
+            raw_path: raw_path.to_owned(),
+            fragment,
+            query: parse_query(query),
+        })
+    }
+
+    /// The path with its escapes resolved.
+    pub(crate) fn path(&self) -> Result<String> {
+        decode(&self.raw_path, false)
+            .map_err(|escape| setup(format!("parse \"{}\": invalid URL escape \"{escape}\"", self.shown)))
+    }
+
+    /// The value of the first of these query keys that is present.
+    #[allow(dead_code, reason = "read by the object stores")]
+    pub(crate) fn query(&self, names: &[&str]) -> Option<&str> {
+        let (_, value) = self.query.iter().find(|(key, _)| names.contains(&key.as_str()))?;
+        Some(value)
+    }
+}
+
+/// `scheme:` in front of a URL, with at least one letter first.
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let mut chars = scheme.chars();
+    let named = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && chars.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    // `localhost:9000/x` and `C:\x` have a colon, but are no URLs; only `file:x`
+    // may go without the two slashes.
+    let is_url = rest.starts_with("//") || scheme.eq_ignore_ascii_case("file");
+    (named && is_url).then_some((scheme, rest))
+}
+
+/// Pairs whose escapes are broken are left out, as in the Go library's parser
+/// that existing URLs were written for.
+fn parse_query(query: &str) -> Vec<(String, String)> {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.contains(';'))
+        .filter_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decode(key, true).ok()?, decode(value, true).ok()?))
+        })
+        .collect()
+}
+
+/// Resolves percent escapes; the broken escape is the error.
+fn decode(text: &str, plus_is_space: bool) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match first {
+            b'%' => {
+                let value = match tail {
+                    [high, low, after @ ..] => {
+                        rest = after;
+                        hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low)
+                    }
+                    _ => None,
+                };
+                let escape = || format!("%{}", String::from_utf8_lossy(tail.get(..2).unwrap_or(tail)));
+                bytes.push(value.ok_or_else(escape)?);
+            }
+            b'+' if plus_is_space => bytes.push(b' '),
+            &byte => bytes.push(byte),
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// The directory of a `file` URL.
+///
+/// Upstream uses the path in its *escaped* form, so `file:///srv/sp ace` and
+/// `file:///srv/sp%20ace` both name the directory `sp%20ace`.
+fn file_path(url: &SplitUrl) -> Result<PathBuf> {
+    url.path()?;
+    let mut path = escape_path(&url.raw_path);
+    if let Some(fragment) = &url.fragment {
+        path = format!("{path}#{}", escape_path(fragment));
+    }
+    if !url.host.is_empty() {
+        path = format!("/{}{path}", url.host);
+    }
+    if path.is_empty() {
+        return Err(setup("file replica path required"));
+    }
+    Ok(Path::new(&clean_path(&path)).to_path_buf())
+}
+
+/// Escapes what a URL's path may not contain; valid text stays as it is.
+fn escape_path(path: &str) -> String {
+    let valid = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~!$&'()*+,/:;=@[]%".contains(&b));
+    if valid {
+        return path.to_owned();
+    }
+    let decoded = decode(path, false).unwrap_or_else(|_| path.to_owned());
+    let mut escaped = String::with_capacity(path.len() + 8);
+    for byte in decoded.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// The error for a replica type that this build cannot serve.
+pub fn unsupported_type(kind: &str) -> Error {
+    setup(if KNOWN_TYPES.contains(&kind) {
+        format!("replica type \"{kind}\" is not supported by this build yet")
+    } else {
+        format!("unknown replica type in config: \"{kind}\"")
+    })
+}
+
+pub(crate) fn setup(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Setup, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path_of(text: &str) -> String {
+        match ReplicaUrl::parse(text).unwrap() {
+            ReplicaUrl::File(options) => options.path.display().to_string(),
+        }
+    }
+
+    #[test]
+    fn file_urls_name_directories() {
+        for (url, path) in [
+            ("file:///abs/dir", "/abs/dir"),
+            ("FILE:///abs/dir", "/abs/dir"),
+            ("file:///abs//dir/../x/", "/abs/x"),
+            ("file://rel/path", "/rel/path"),
+            ("file://~/x", "/~/x"),
+            ("file:x/y", "x/y"),
+            ("file:~/x", "~/x"),
+            ("file:///a/b?x=1", "/a/b"),
+            ("file:///a#frag", "/a#frag"),
+            ("file:///srv/sp ace", "/srv/sp%20ace"),
+            ("file:///a%20b", "/a%20b"),
+            ("/var/backups/db", "/var/backups/db"),
+            ("/var/backups/../db/", "/var/db"),
+        ] {
+            assert_eq!(path_of(url), path, "{url}");
+        }
+    }
+
+    #[test]
+    fn wrong_urls_are_named() {
+        for (url, message) in [
+            ("mybucket/path", "replica url scheme required: mybucket/path"),
+            ("localhost:9000/x", "replica url scheme required: localhost:9000/x"),
+            ("", "replica url scheme required: "),
+            ("http://x/y", "unknown replica type in config: \"http\""),
+            ("gcs://b/p", "unknown replica type in config: \"gcs\""),
+            ("gs://b/p", "replica type \"gs\" is not supported by this build yet"),
+            ("abs://b/p", "replica type \"abs\" is not supported by this build yet"),
+            ("webdavs://h/p", "replica type \"webdav\" is not supported by this build yet"),
+            ("file:", "file replica path required"),
+            ("file:///a%zz", "parse \"file:///a%zz\": invalid URL escape \"%zz\""),
+        ] {
+            let error = ReplicaUrl::parse(url).unwrap_err();
+            assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Setup, message), "{url}");
+        }
+    }
+
+    #[test]
+    fn messages_do_not_show_user_information() {
+        let error = SplitUrl::parse("s3://user:hunter2@bucket/%zz").unwrap().path().unwrap_err();
+        assert_eq!(error.to_string(), "parse \"s3://bucket/%zz\": invalid URL escape \"%zz\"");
+    }
+
+    #[test]
+    fn replica_urls_are_told_from_paths() {
+        for text in ["s3://b/p", "file:///x", "unknown://x"] {
+            assert!(is_replica_url(text), "{text}");
+        }
+        for text in ["/var/db", "db.sqlite", "file:x", "://x", "a b://x", "./s3://b"] {
+            assert!(!is_replica_url(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_decoded_and_the_first_one_counts() {
+        let url = SplitUrl::parse("s3://b/p?a=1%2F2+3&a=9&bad=%zz&empty").unwrap();
+        assert_eq!(url.query(&["a"]), Some("1/2 3"));
+        assert_eq!(url.query(&["bad"]), None);
+        assert_eq!(url.query(&["missing", "empty"]), Some(""));
+    }
+}

@@ -1,0 +1,17 @@
+//! The one suite that every backend passes, and faults on the wire.
+//!
+//! Each backend gives the suite a way to open a client on a path of its own;
+//! the suite knows nothing else about it. Servers that cannot be started here
+//! skip their tests and say so.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has found something"
+)]
+
+mod contract {
+    mod file;
+    mod suite;
+}

@@ -1,1 +1,25 @@
+//! What Litestream's own tests and benchmark need from the outside world.
+//!
+//! Development only, and an independent witness: nothing here depends on our
+//! other crates, so an error they share cannot hide in the check. SQLite itself
+//! (through rusqlite) and the released upstream binary are the references.
+//!
+//! - [`upstream`] – the released Go binary, installed once and pinned
+//! - [`program`], [`daemon`] – run any `litestream` binary, ours or upstream's
+//! - [`s3_server`] – real S3 servers on loopback with a bucket per test
+//! - [`image`] – the oracle: which bytes a database consists of right now
+//! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
+//!
+//! Everything returns [`anyhow::Result`] with a message that names the step. What
+//! cannot be installed is an error or a panic, never a silently skipped test.
+#![forbid(unsafe_code)]
 
+pub mod cache;
+pub mod daemon;
+pub mod image;
+pub mod program;
+pub mod python;
+pub mod s3_server;
+mod sigv4;
+pub mod spawn;
+pub mod upstream;

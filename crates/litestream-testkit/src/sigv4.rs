@@ -1,0 +1,153 @@
+//! One signed S3 request over plain HTTP: enough to make buckets and to look at
+//! objects behind a client's back. Not a client; it never retries.
+//!
+//! Source: AWS "Signature Version 4 for API requests".
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, anyhow};
+use sha2::{Digest, Sha256};
+
+/// Address and credentials of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Access<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) access_key: &'a str,
+    pub(crate) secret_key: &'a str,
+}
+
+/// A status and a body.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Sends one request and reads the whole answer.
+///
+/// `path` is not encoded yet and begins with a slash; `query` is in the order of
+/// its names, each value not encoded yet.
+pub(crate) fn request(
+    access: &Access<'_>,
+    method: &str,
+    path: &str,
+    query: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    let path = encode(path, true);
+    let query: Vec<String> =
+        query.iter().map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false))).collect();
+    let query = query.join("&");
+    let time = timestamp();
+    let date = time.get(..8).unwrap_or_default();
+    let digest = hex(&Sha256::digest(body));
+
+    let headers = format!("host:{}\nx-amz-content-sha256:{digest}\nx-amz-date:{time}\n", access.host);
+    let names = "host;x-amz-content-sha256;x-amz-date";
+    let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{digest}");
+    let scope = format!("{date}/{}/s3/aws4_request", access.region);
+    let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+    let secret = format!("AWS4{}", access.secret_key).into_bytes();
+    let key = scope.split('/').fold(secret, |key, word| hmac(&key, word.as_bytes()).to_vec());
+    let signature = hex(&hmac(&key, text.as_bytes()));
+    let credential = format!("{}/{scope}", access.access_key);
+
+    // HTTP/1.0, so that the end of the connection is the end of the answer.
+    let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let head = format!(
+        "{method} {target} HTTP/1.0\r\nHost: {}\r\nx-amz-content-sha256: {digest}\r\nx-amz-date: {time}\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}\r\n\
+         Content-Length: {}\r\n\r\n",
+        access.host,
+        body.len()
+    );
+    let mut stream = TcpStream::connect(access.host).with_context(|| format!("connect to {}", access.host))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).with_context(|| format!("{method} {target}"))?;
+    parse(&answer).with_context(|| format!("{method} {target}"))
+}
+
+fn parse(answer: &[u8]) -> Result<Response> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("answer without a head")?;
+    let (head, body) = answer.split_at(end);
+    let head = String::from_utf8_lossy(head);
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| anyhow!("no status in {:?}", head.lines().next()))?;
+    Ok(Response { status, body: body.get(4..).unwrap_or_default().to_vec() })
+}
+
+/// Percent-encodes all but the unreserved signs; slashes stay if `is_path`.
+fn encode(text: &str, is_path: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (is_path && byte == b'/') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}"); // a String takes every write
+        }
+    }
+    out
+}
+
+/// HMAC-SHA256 (RFC 2104).
+fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let mut block = [0_u8; 64];
+    let hashed;
+    let key = if key.len() > block.len() {
+        hashed = Sha256::digest(key);
+        hashed.as_slice()
+    } else {
+        key
+    };
+    for (slot, byte) in block.iter_mut().zip(key) {
+        *slot = *byte;
+    }
+    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes every write
+        text
+    })
+}
+
+/// The time as `YYYYMMDDTHHMMSSZ`.
+#[allow(clippy::disallowed_methods, reason = "servers compare the signature's time with their own clock")]
+fn timestamp() -> String {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to civil date, counting years from March so that leap days come last
+    // (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3_600, rest % 3_600 / 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_matches_rfc_4231_cases() {
+        let digest = hmac(b"Jefe", b"what do ya want for nothing?");
+        assert_eq!(hex(&digest), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let digest = hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
+        assert_eq!(hex(&digest), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
+}

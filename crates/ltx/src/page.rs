@@ -58,6 +58,7 @@ impl PageSize {
     }
 
     /// The size in bytes, for indexing.
+    #[allow(clippy::len_without_is_empty, reason = "no page is empty")]
     pub const fn len(self) -> usize {
         self.0 as usize
     }

@@ -1,0 +1,284 @@
+//! LZ4 blocks: one page in, one block out, and back.
+//!
+//! The matcher takes the decisions of upstream's, so that equal pages give
+//! equal bytes and files can be compared whole. Nothing depends on that for
+//! reading: any LZ4 block will do.
+//!
+//! Spec: ltx §4.3, Appendix A.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "positions are bounded by the page length; see the bound beside each loop, and bounds stay checked"
+)]
+
+/// Longest possible block of a page of `len` bytes.
+pub(crate) const fn block_bound(len: usize) -> usize {
+    len + len / 255 + 16
+}
+
+/// Compresses pages, keeping its table between them.
+pub(crate) struct Compressor {
+    /// By hash, the stream position of its last occurrence. Positions count over
+    /// all pages, so that entries of earlier pages lie before `origin` and need
+    /// no clearing.
+    table: Box<[u32; TABLE_LEN]>,
+    /// Stream position of the present page's first byte.
+    origin: u32,
+}
+
+impl Compressor {
+    pub(crate) fn new() -> Self {
+        Self { table: empty_table(), origin: 1 }
+    }
+
+    /// Appends the block for `page` to `out`; at most [`block_bound`] bytes.
+    pub(crate) fn compress(&mut self, page: &[u8], out: &mut Vec<u8>) {
+        out.reserve(block_bound(page.len()));
+        let end = u32::try_from(page.len()).ok().and_then(|len| self.origin.checked_add(len));
+        let Some(end) = end else {
+            // Positions run out after 4 GiB of pages.
+            *self = Self::new();
+            return self.compress(page, out);
+        };
+        self.sequences(page, out);
+        self.origin = end;
+    }
+
+    fn sequences(&mut self, page: &[u8], out: &mut Vec<u8>) {
+        let limit = page.len().saturating_sub(MATCH_MARGIN);
+        let (mut at, mut anchor) = (0, 0);
+        // Every read below is of 8 bytes at `limit + 2` or before: inside the page.
+        while at < limit {
+            let word = le64(page, at);
+            // Both lookups come before both stores.
+            let (slot0, slot1) = (hash(word), hash(word >> 8));
+            let (seen0, seen1) = (self.seen(slot0), self.seen(slot1));
+            self.store(slot0, at);
+            self.store(slot1, at + 1);
+
+            let distance;
+            if is_match(page, at, seen0, word) {
+                distance = at - seen0;
+            } else {
+                let slot2 = hash(word >> 16);
+                let seen2 = self.seen(slot2);
+                at += 1;
+                if is_match(page, at, seen1, word >> 8) {
+                    distance = at - seen1;
+                } else {
+                    at += 1;
+                    self.store(slot2, at);
+                    if is_match(page, at, seen2, word >> 16) {
+                        distance = at - seen2;
+                    } else {
+                        at += 2 + ((at - anchor) >> 7);
+                        continue;
+                    }
+                }
+            }
+
+            let mut end = at + MIN_MATCH;
+            while at > anchor && at > distance && page[at - 1] == page[at - distance - 1] {
+                at -= 1;
+            }
+            while end + 8 <= limit {
+                let difference = le64(page, end) ^ le64(page, end - distance);
+                if difference != 0 {
+                    end += (difference.trailing_zeros() / 8) as usize;
+                    break;
+                }
+                end += 8;
+            }
+            emit(out, &page[anchor..at], Some((distance, end - at)));
+            (at, anchor) = (end, end);
+            if at >= limit {
+                break;
+            }
+            self.store(hash(le64(page, at - 2)), at - 2);
+        }
+        emit(out, &page[anchor..], None);
+    }
+
+    /// Where the hash was last seen in this page; a hash not seen reads as 0.
+    fn seen(&self, slot: u16) -> usize {
+        self.table[usize::from(slot)].saturating_sub(self.origin) as usize
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "positions in a page fit u32")]
+    fn store(&mut self, slot: u16, at: usize) {
+        self.table[usize::from(slot)] = self.origin + at as u32;
+    }
+}
+
+/// Decodes `block` into exactly `page.len()` bytes.
+///
+/// Rejects what upstream's decoder rejects, and short output, which it does not
+/// (spec: ltx §4.3, §11). On failure `page` holds nothing of use.
+pub(crate) fn decompress(block: &[u8], page: &mut [u8]) -> Result<(), &'static str> {
+    match lz4_flex::block::decompress_into(block, page) {
+        Ok(len) if len == page.len() && final_token(block).is_some_and(|token| token & 0x0f == 0) => Ok(()),
+        Ok(len) if len < page.len() => Err("decoded page is too short"),
+        _ => Err("invalid source or destination buffer too short"),
+    }
+}
+
+/// The token of the last sequence, which ends with its literals.
+fn final_token(block: &[u8]) -> Option<u8> {
+    let mut at = 0;
+    loop {
+        let token = *block.get(at)?;
+        at += 1;
+        let mut literals = usize::from(token >> 4);
+        if literals == 15 {
+            literals += length(block, &mut at)?;
+        }
+        at += literals;
+        if at >= block.len() {
+            return Some(token);
+        }
+        at += 2;
+        if token & 0x0f == 15 {
+            length(block, &mut at)?;
+        }
+    }
+}
+
+/// Reads the bytes that extend a length of 15: 255s and one smaller.
+fn length(block: &[u8], at: &mut usize) -> Option<usize> {
+    let mut sum = 0;
+    loop {
+        let byte = *block.get(*at)?;
+        *at += 1;
+        sum += usize::from(byte);
+        if byte != 255 {
+            return Some(sum);
+        }
+    }
+}
+
+fn emit(out: &mut Vec<u8>, literals: &[u8], copy: Option<(usize, usize)>) {
+    let length = copy.map_or(0, |(_, length)| length - MIN_MATCH);
+    out.push(nibble(literals.len()) << 4 | nibble(length));
+    extend_length(out, literals.len());
+    out.extend_from_slice(literals);
+    if let Some((distance, _)) = copy {
+        #[allow(clippy::cast_possible_truncation, reason = "is_match accepts distances below 65536 only")]
+        out.extend_from_slice(&(distance as u16).to_le_bytes());
+        extend_length(out, length);
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "at most 15")]
+fn nibble(length: usize) -> u8 {
+    length.min(15) as u8
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "below 255 after the loop")]
+fn extend_length(out: &mut Vec<u8>, length: usize) {
+    if let Some(mut rest) = length.checked_sub(15) {
+        while rest >= 255 {
+            out.push(255);
+            rest -= 255;
+        }
+        out.push(rest as u8);
+    }
+}
+
+/// `seen` is a position of the page, before or after `at`.
+fn is_match(page: &[u8], at: usize, seen: usize, word: u64) -> bool {
+    // A distance of zero, or one that wrapped round, is no match.
+    at.wrapping_sub(seen).wrapping_sub(1) < MAX_DISTANCE && le32(page, seen) == word & 0xffff_ffff
+}
+
+/// Of the low six bytes of `word`.
+fn hash(word: u64) -> u16 {
+    (((word << 16).wrapping_mul(227_718_039_650_203)) >> 48) as u16
+}
+
+fn le64(page: &[u8], at: usize) -> u64 {
+    let bytes: [u8; 8] = match page[at..at + 8].first_chunk() {
+        Some(bytes) => *bytes,
+        None => unreachable!("a slice of eight"),
+    };
+    u64::from_le_bytes(bytes)
+}
+
+fn le32(page: &[u8], at: usize) -> u64 {
+    let bytes: [u8; 4] = match page[at..at + 4].first_chunk() {
+        Some(bytes) => *bytes,
+        None => unreachable!("a slice of four"),
+    };
+    u64::from(u32::from_le_bytes(bytes))
+}
+
+fn empty_table() -> Box<[u32; TABLE_LEN]> {
+    match vec![0; TABLE_LEN].into_boxed_slice().try_into() {
+        Ok(table) => table,
+        Err(_) => unreachable!("the vector has the array's length"),
+    }
+}
+
+const TABLE_LEN: usize = 1 << 16;
+const MIN_MATCH: usize = 4;
+const MAX_DISTANCE: usize = 65535;
+/// No match starts in the last 14 bytes; more than LZ4's own 12.
+const MATCH_MARGIN: usize = 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_noise_is_one_literal_run_longer_than_the_page() {
+        let mut state = 1_u64;
+        let page: Vec<u8> = (0..4096)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        let mut block = Vec::new();
+        Compressor::new().compress(&page, &mut block);
+        assert_eq!(block.len(), 4114);
+        let mut decoded = vec![0; 4096];
+        decompress(&block, &mut decoded).unwrap();
+        assert_eq!(decoded, page);
+    }
+
+    #[test]
+    fn a_used_compressor_writes_what_a_fresh_one_writes() {
+        let mut used = Compressor::new();
+        // Positions run out within the loop.
+        used.origin = u32::MAX - 5_000;
+        for round in 0..40_u32 {
+            let page: Vec<u8> = (0..1024_u32).map(|i| ((i * i * (round / 2 + 1)) >> 7 & 0xff) as u8).collect();
+            let (mut got, mut expected) = (Vec::new(), Vec::new());
+            used.compress(&page, &mut got);
+            Compressor::new().compress(&page, &mut expected);
+            assert_eq!(got, expected, "round {round}");
+        }
+    }
+
+    #[test]
+    fn damaged_blocks_are_refused() {
+        let page = [0; 512];
+        let mut block = Vec::new();
+        Compressor::new().compress(&page, &mut block);
+        let mut decoded = [1; 512];
+        decompress(&block, &mut decoded).unwrap();
+        assert_eq!(decoded, page);
+
+        let trailing: Vec<u8> = block.iter().copied().chain([0]).collect();
+        decompress(&trailing, &mut decoded).unwrap_err();
+        decompress(&block, &mut [0; 511]).unwrap_err();
+        decompress(&block, &mut [0; 513]).unwrap_err();
+        decompress(&block[..block.len() - 1], &mut decoded).unwrap_err();
+        decompress(&[], &mut decoded).unwrap_err();
+        // The final token has literals only; the nibble of a match means nothing.
+        let token = block.iter().rposition(|byte| *byte != 0).unwrap();
+        for nibble in 1..16 {
+            block[token] = block[token] & 0xf0 | nibble;
+            decompress(&block, &mut decoded).unwrap_err();
+        }
+    }
+}

@@ -8,18 +8,25 @@
 //! - [`program`], [`daemon`] – run any `litestream` binary, ours or upstream's
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`image`] – the oracle: which bytes a database consists of right now
+//! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
 //!
 //! Everything returns [`anyhow::Result`] with a message that names the step. What
 //! cannot be installed is an error or a panic, never a silently skipped test.
 #![forbid(unsafe_code)]
 
+pub mod bank;
 pub mod cache;
 pub mod daemon;
+mod gate;
 pub mod image;
 pub mod program;
 pub mod python;
 pub mod s3_server;
+pub mod scenario;
+pub mod schema;
 mod sigv4;
 pub mod spawn;
 pub mod upstream;
+pub mod workload;
+mod writer;

@@ -11,6 +11,8 @@
     reason = "positions are bounded by the page length; see the bound beside each loop, and bounds stay checked"
 )]
 
+use std::ops::Range;
+
 /// Longest possible block of a page of `len` bytes.
 pub(crate) const fn block_bound(len: usize) -> usize {
     len + len / 255 + 16
@@ -33,19 +35,23 @@ impl Compressor {
 
     /// Appends the block for `page` to `out`; at most [`block_bound`] bytes.
     pub(crate) fn compress(&mut self, page: &[u8], out: &mut Vec<u8>) {
-        out.reserve(block_bound(page.len()));
         let end = u32::try_from(page.len()).ok().and_then(|len| self.origin.checked_add(len));
         let Some(end) = end else {
             // Positions run out after 4 GiB of pages.
             *self = Self::new();
             return self.compress(page, out);
         };
-        self.sequences(page, out);
+        let start = out.len();
+        out.resize(start + block_bound(page.len()), 0);
+        let len = self.sequences(page, &mut out[start..]);
+        out.truncate(start + len);
         self.origin = end;
     }
 
-    fn sequences(&mut self, page: &[u8], out: &mut Vec<u8>) {
+    /// Writes the block into `out`, which has room for the longest; gives its length.
+    fn sequences(&mut self, page: &[u8], out: &mut [u8]) -> usize {
         let limit = page.len().saturating_sub(MATCH_MARGIN);
+        let mut out = Output { bytes: out, len: 0 };
         let (mut at, mut anchor) = (0, 0);
         // Every read below is of 8 bytes at `limit + 2` or before: inside the page.
         while at < limit {
@@ -89,14 +95,15 @@ impl Compressor {
                 }
                 end += 8;
             }
-            emit(out, &page[anchor..at], Some((distance, end - at)));
+            out.sequence(page, anchor..at, distance, end - at - MIN_MATCH);
             (at, anchor) = (end, end);
             if at >= limit {
                 break;
             }
             self.store(hash(le64(page, at - 2)), at - 2);
         }
-        emit(out, &page[anchor..], None);
+        out.literals(page, anchor..page.len(), 0);
+        out.len
     }
 
     /// Where the hash was last seen in this page; a hash not seen reads as 0.
@@ -156,32 +163,62 @@ fn length(block: &[u8], at: &mut usize) -> Option<usize> {
     }
 }
 
-fn emit(out: &mut Vec<u8>, literals: &[u8], copy: Option<(usize, usize)>) {
-    let length = copy.map_or(0, |(_, length)| length - MIN_MATCH);
-    out.push(nibble(literals.len()) << 4 | nibble(length));
-    extend_length(out, literals.len());
-    out.extend_from_slice(literals);
-    if let Some((distance, _)) = copy {
+/// A block in the making.
+struct Output<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
+}
+
+impl Output<'_> {
+    /// Literals, then a match; `extra` is its length beyond the least.
+    #[inline]
+    fn sequence(&mut self, page: &[u8], literals: Range<usize>, distance: usize, extra: usize) {
+        self.literals(page, literals, nibble(extra));
         #[allow(clippy::cast_possible_truncation, reason = "is_match accepts distances below 65536 only")]
-        out.extend_from_slice(&(distance as u16).to_le_bytes());
-        extend_length(out, length);
+        let distance = (distance as u16).to_le_bytes();
+        self.bytes[self.len..self.len + 2].copy_from_slice(&distance);
+        self.len += 2;
+        self.extend_length(extra);
+    }
+
+    /// A token and its literals.
+    #[inline]
+    fn literals(&mut self, page: &[u8], range: Range<usize>, match_nibble: u8) {
+        self.push(nibble(range.len()) << 4 | match_nibble);
+        self.extend_length(range.len());
+        // Most runs are short, and sixteen bytes at once are cheaper than a call.
+        // What is copied too much will be overwritten.
+        let (source, target) = (&page[range.start..], &mut self.bytes[self.len..]);
+        match (source.first_chunk::<16>(), target.first_chunk_mut::<16>()) {
+            (Some(source), Some(target)) if range.len() <= 16 => *target = *source,
+            _ => target[..range.len()].copy_from_slice(&source[..range.len()]),
+        }
+        self.len += range.len();
+    }
+
+    /// The bytes that extend a length of 15 in the token.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "below 255 after the loop")]
+    fn extend_length(&mut self, length: usize) {
+        if let Some(mut rest) = length.checked_sub(15) {
+            while rest >= 255 {
+                self.push(255);
+                rest -= 255;
+            }
+            self.push(rest as u8);
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
     }
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "at most 15")]
 fn nibble(length: usize) -> u8 {
     length.min(15) as u8
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "below 255 after the loop")]
-fn extend_length(out: &mut Vec<u8>, length: usize) {
-    if let Some(mut rest) = length.checked_sub(15) {
-        while rest >= 255 {
-            out.push(255);
-            rest -= 255;
-        }
-        out.push(rest as u8);
-    }
 }
 
 /// `seen` is a position of the page, before or after `at`.

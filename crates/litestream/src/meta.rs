@@ -1,0 +1,294 @@
+//! The local state directory of one database.
+//!
+//! ```text
+//! .<file>-litestream/
+//!   ltx/0/<txid>-<txid>.ltx   level-0 files, kept until uploaded and old enough
+//!   position                  where capture stands (ours; see `position`)
+//!   page-sums                 checksum of every page (ours; see `page_sums`)
+//!   lock                      held while a daemon works on this database (ours)
+//! ```
+//!
+//! Upstream reads `ltx/0` alone and ignores the rest, so either program can take
+//! over the directory from the other. Nothing of ours ends in `.tmp` or stands
+//! under `ltx/`, because upstream sweeps both.
+
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ltx::{FileName, Txid};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the local state of `db` lives unless configured: `<dir>/.<file>-litestream`.
+pub fn default_path(db: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(db.file_name().unwrap_or_default());
+    name.push("-litestream");
+    db.with_file_name(name)
+}
+
+/// The newest local transaction, from file names alone. `None` without any.
+///
+/// # Errors
+/// When the directory exists and cannot be read.
+pub fn local_txid(meta: &Path) -> io::Result<Option<Txid>> {
+    Ok(list_l0(meta)?.last().copied())
+}
+
+/// TXIDs of the local level-0 files, ascending.
+fn list_l0(meta: &Path) -> io::Result<Vec<Txid>> {
+    let entries = match fs::read_dir(meta.join("ltx/0")) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err),
+    };
+    let mut txids = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(name) = name.to_str().and_then(FileName::parse)
+            && name.min == name.max
+        {
+            txids.push(name.max);
+        }
+    }
+    txids.sort_unstable();
+    Ok(txids)
+}
+
+/// Who owns the files we make: like the database, so that an application running
+/// as another user is never locked out (spec: replication §3.3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ownership {
+    file_mode: u32,
+    dir_mode: u32,
+    file_owner: (u32, u32),
+    dir_owner: (u32, u32),
+}
+
+impl Ownership {
+    /// Takes mode and owner from the database file and its directory.
+    pub(crate) fn of(db: &Path) -> io::Result<Self> {
+        let file = fs::metadata(db)?;
+        let dir = fs::metadata(parent(db))?;
+        Ok(Self {
+            file_mode: file.mode() & 0o777,
+            dir_mode: dir.mode() & 0o7777,
+            file_owner: (file.uid(), file.gid()),
+            dir_owner: (dir.uid(), dir.gid()),
+        })
+    }
+
+    fn apply_to_file(self, path: &Path) -> io::Result<()> {
+        // The umask still applies, as it does to every other new file here.
+        fs::set_permissions(path, Permissions::from_mode(self.file_mode & !umask()))?;
+        give(path, self.file_owner);
+        Ok(())
+    }
+
+    fn apply_to_dir(self, path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(self.dir_mode & !umask()))?;
+        give(path, self.dir_owner);
+        Ok(())
+    }
+}
+
+/// Changes the owner where we may; an unprivileged process cannot, and then owns
+/// the file like every other it makes.
+fn give(path: &Path, (uid, gid): (u32, u32)) {
+    let unprivileged = std::os::unix::fs::chown(path, Some(uid), Some(gid)).is_err();
+    if unprivileged {
+        tracing::trace!(path = %path.display(), "owner not changed");
+    }
+}
+
+/// The process's umask. There is no call that only reads it.
+fn umask() -> u32 {
+    use std::sync::OnceLock;
+    static UMASK: OnceLock<u32> = OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        rustix::process::umask(mask);
+        mask.as_raw_mode()
+    })
+}
+
+/// The directory of one open database, locked against a second daemon.
+#[derive(Debug)]
+pub(crate) struct MetaDir {
+    root: PathBuf,
+    ownership: Ownership,
+    _lock: File,
+}
+
+impl MetaDir {
+    /// Creates what is missing, locks the directory and sweeps unfinished files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] when another process holds the lock.
+    pub(crate) fn open(root: &Path, db: &Path) -> Result<Self> {
+        let ownership = Ownership::of(db).map_err(|e| Error::io("read attributes of database", e))?;
+        create_dirs(root, ownership)?;
+        let path = root.join("lock");
+        let is_new = !path.exists();
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+        if is_new {
+            ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
+        }
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::Setup,
+                    format!(
+                        "another litestream process already replicates {}; stop it first, two writers would corrupt the replica",
+                        db.display()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(err)) => return Err(Error::io(format!("lock {}", path.display()), err)),
+        }
+        let meta = Self { root: root.to_owned(), ownership, _lock: lock };
+        create_dirs(&meta.l0_dir(), ownership)?;
+        meta.sweep()?;
+        Ok(meta)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn l0_dir(&self) -> PathBuf {
+        self.root.join("ltx/0")
+    }
+
+    /// Path of the level-0 file of one transaction.
+    pub(crate) fn l0_path(&self, txid: Txid) -> PathBuf {
+        self.l0_dir().join(FileName { min: txid, max: txid }.to_string())
+    }
+
+    /// TXIDs of the local level-0 files, ascending.
+    pub(crate) fn l0_txids(&self) -> Result<Vec<Txid>> {
+        list_l0(&self.root).map_err(|e| Error::io("list local ltx files", e))
+    }
+
+    /// Writes a level-0 file, all or nothing: on success it is complete, durable
+    /// and under its final name; otherwise it does not exist.
+    pub(crate) fn write_l0<T>(
+        &self,
+        txid: Txid,
+        write: impl FnOnce(&mut io::BufWriter<File>) -> Result<T>,
+    ) -> Result<(PathBuf, T)> {
+        let path = self.l0_path(txid);
+        let staging = Staging { path: path.with_extension("ltx.tmp") };
+        let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
+        if !self.l0_dir().exists() {
+            create_dirs(&self.l0_dir(), self.ownership)?;
+        }
+        let file = File::create(&staging.path).map_err(|e| stage("stage-open", e))?;
+        self.ownership.apply_to_file(&staging.path).map_err(|e| stage("stage-open", e))?;
+        let mut out = io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
+        let value = write(&mut out)?;
+        out.flush().map_err(|e| stage("stage-write", e))?;
+        let file = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
+        file.sync_all().map_err(|e| stage("stage-sync", e))?;
+        fs::rename(&staging.path, &path).map_err(|e| stage("rename", e))?;
+        std::mem::forget(staging);
+        sync_dir(&self.l0_dir()).map_err(|e| stage("stage-sync", e))?;
+        Ok((path, value))
+    }
+
+    /// Deletes one level-0 file; absent counts as deleted.
+    pub(crate) fn remove_l0(&self, txid: Txid) -> Result<()> {
+        match fs::remove_file(self.l0_path(txid)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("delete local ltx file", err)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a damaged file out of the way, keeping it for whoever wants to look.
+    pub(crate) fn quarantine_l0(&self, txid: Txid) -> Result<PathBuf> {
+        let path = self.l0_path(txid);
+        let aside = self.root.join(format!("damaged-{txid}.ltx"));
+        fs::rename(&path, &aside).map_err(|e| Error::io("set damaged ltx file aside", e))?;
+        Ok(aside)
+    }
+
+    /// Removes files that a crash left half written.
+    fn sweep(&self) -> Result<()> {
+        let entries = fs::read_dir(self.l0_dir()).map_err(|e| Error::io("list local ltx files", e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| Error::io("list local ltx files", e))?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).map_err(|e| Error::io("delete unfinished ltx file", e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens one of our side files for reading and writing, making it if absent.
+    pub(crate) fn open_side_file(&self, name: &str) -> Result<File> {
+        let path = self.root.join(name);
+        let is_new = !path.exists();
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+        if is_new {
+            self.ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
+        }
+        Ok(file)
+    }
+}
+
+/// A file under its temporary name; dropping it removes the file.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Best effort on the way out of an error; the sweep at the next start
+        // removes what is left.
+        if fs::remove_file(&self.path).is_err() {
+            tracing::debug!(path = %self.path.display(), "unfinished ltx file left behind");
+        }
+    }
+}
+
+fn create_dirs(path: &Path, ownership: Ownership) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_dirs(parent(path), ownership)?;
+    match fs::create_dir(path) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(format!("stage-mkdir {}", path.display()), err));
+        }
+        _ => {}
+    }
+    ownership.apply_to_dir(path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))
+}
+
+/// The directory part, `.` for a bare file name.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+const WRITE_BUFFER_LEN: usize = 256 << 10;

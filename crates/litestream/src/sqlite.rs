@@ -1,0 +1,316 @@
+//! The only file that calls SQLite.
+//!
+//! A [`Connection`] here never writes to the database: it reads, checkpoints and,
+//! for the tail of a checkpoint under sustained load, holds the write lock for a
+//! moment and rolls back. It never closes the WAL away either: checkpoint-on-close
+//! is off, so the log a crash or a clean exit leaves is the same.
+//!
+//! Spec: replication §2, §3.2.
+
+use std::os::raw::c_int;
+use std::path::Path;
+use std::ptr;
+use std::time::Duration;
+
+use ltx::PageSize;
+use rusqlite::{OpenFlags, TransactionState, ffi};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wal_index::{self, WalIndex};
+
+/// One connection to a database in WAL mode. Belongs to one thread at a time.
+pub(crate) struct Connection {
+    inner: rusqlite::Connection,
+}
+
+/// What a checkpoint did. Counts are frames of the present WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointOutcome {
+    /// Frames in the WAL.
+    pub(crate) log: u32,
+    /// Frames now in the database file.
+    pub(crate) backfilled: u32,
+}
+
+impl Connection {
+    /// Opens an existing database for reading and checkpoints. Does not create
+    /// a missing one and does not change its journal mode.
+    pub(crate) fn open(path: &Path, busy_timeout: Duration) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let inner = rusqlite::Connection::open_with_flags(path, flags).map_err(|e| sqlite("open database", e))?;
+        let connection = Self { inner };
+        connection.inner.busy_timeout(busy_timeout).map_err(|e| sqlite("set busy timeout", e))?;
+        connection.configure()?;
+        // The cache serves one-row reads of the schema; SQLite's default of 2 MB
+        // a connection would cost gigabytes with a thousand databases.
+        connection.pragma("PRAGMA cache_size = 1")?;
+        Ok(connection)
+    }
+
+    fn configure(&self) -> Result<()> {
+        // SAFETY: the handle is live for as long as `self.inner`; each call below
+        // passes arguments of the types SQLite documents for it.
+        let codes = unsafe {
+            let db = self.inner.handle();
+            let mut persist: c_int = 1;
+            [
+                // Our own reads must never trigger a checkpoint we did not plan.
+                ffi::sqlite3_wal_autocheckpoint(db, 0),
+                ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1 as c_int, ptr::null_mut::<c_int>()),
+                ffi::sqlite3_file_control(
+                    db,
+                    c"main".as_ptr(),
+                    ffi::SQLITE_FCNTL_PERSIST_WAL,
+                    (&raw mut persist).cast(),
+                ),
+            ]
+        };
+        match codes.into_iter().find(|&code| code != ffi::SQLITE_OK) {
+            None => Ok(()),
+            Some(code) => Err(sqlite("configure connection", rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+        }
+    }
+
+    /// The journal mode as SQLite spells it (`wal`, `delete`, …).
+    pub(crate) fn journal_mode(&self) -> Result<String> {
+        self.text("PRAGMA journal_mode", "read journal mode")
+    }
+
+    /// Switches the database to WAL mode, as replication requires. The mode stays
+    /// in the database's header after this process ends.
+    pub(crate) fn enable_wal(&self) -> Result<()> {
+        let mode = self.text("PRAGMA journal_mode = wal", "enable wal")?;
+        if mode == "wal" {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Setup, format!("enable wal failed, mode={mode:?}")))
+    }
+
+    /// The database's page size.
+    pub(crate) fn page_size(&self) -> Result<PageSize> {
+        let bytes: u32 =
+            self.inner.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|e| sqlite("read page size", e))?;
+        PageSize::new(bytes)
+            .ok_or_else(|| Error::new(ErrorKind::Setup, format!("database has page size {bytes}, which SQLite does not allow")))
+    }
+
+    /// Takes a read transaction: a *pin*. It keeps the WAL from being restarted
+    /// (slot 1 and up) or its new generation from being backfilled (slot 0).
+    pub(crate) fn begin_read(&self) -> Result<()> {
+        self.pragma("BEGIN")?;
+        // BEGIN alone takes no lock; the first read does.
+        let read = self
+            .inner
+            .prepare("SELECT 1 FROM sqlite_schema LIMIT 1")
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(|e| sqlite("open read transaction", e));
+        if read.is_err() {
+            self.end()?;
+        }
+        read.map(|_| ())
+    }
+
+    /// Ends whatever transaction is open by rolling it back. Idempotent.
+    pub(crate) fn end(&self) -> Result<()> {
+        if self.inner.is_autocommit() {
+            return Ok(());
+        }
+        self.pragma("ROLLBACK")
+    }
+
+    /// True while a read transaction is really held, as SQLite sees it.
+    pub(crate) fn is_reading(&self) -> bool {
+        matches!(self.inner.transaction_state(Some(c"main")), Ok(TransactionState::Read))
+    }
+
+    /// Takes the database's write lock, waiting at most the busy timeout. `false`
+    /// when somebody else kept it. [`end`](Self::end) gives it back; nothing is written.
+    pub(crate) fn lock_writers(&self) -> Result<bool> {
+        match self.inner.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => Ok(true),
+            Err(err) if is_busy(&err) => Ok(false),
+            Err(err) => Err(sqlite("take write lock", err)),
+        }
+    }
+
+    /// Copies as many frames as readers allow into the database file, without
+    /// waiting for anybody. `None` when another checkpoint is running.
+    pub(crate) fn checkpoint_passive(&self) -> Result<Option<CheckpointOutcome>> {
+        let (mut log, mut backfilled) = (0, 0);
+        // SAFETY: handle and out-pointers are live for the call; "main" is a
+        // NUL-terminated constant.
+        let code = unsafe {
+            ffi::sqlite3_wal_checkpoint_v2(
+                self.inner.handle(),
+                c"main".as_ptr(),
+                ffi::SQLITE_CHECKPOINT_PASSIVE,
+                &raw mut log,
+                &raw mut backfilled,
+            )
+        };
+        match code & 0xff {
+            ffi::SQLITE_OK => Ok(Some(CheckpointOutcome {
+                log: u32::try_from(log).unwrap_or(0),
+                backfilled: u32::try_from(backfilled).unwrap_or(0),
+            })),
+            ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => Ok(None),
+            _ => Err(sqlite("checkpoint", rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+        }
+    }
+
+    /// Reads the wal-index from the memory SQLite has mapped. `None` while a
+    /// writer is updating it, or before the first read of this connection.
+    pub(crate) fn wal_index(&self) -> Option<WalIndex> {
+        for _ in 0..WAL_INDEX_ATTEMPTS {
+            let raw = self.raw_wal_index()?;
+            if let Some(index) = WalIndex::parse(&raw) {
+                return Some(index);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    fn raw_wal_index(&self) -> Option<[u8; wal_index::LEN]> {
+        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+        let mut region: *mut std::ffi::c_void = ptr::null_mut();
+        // SAFETY: FCNTL_FILE_POINTER stores the main database file's handle, which
+        // lives as long as the connection. xShmMap(region 0) on a file whose
+        // wal-index this connection has already opened returns the existing
+        // mapping of at least 32 KiB; it stays valid while the connection is open.
+        unsafe {
+            let code = ffi::sqlite3_file_control(
+                self.inner.handle(),
+                c"main".as_ptr(),
+                ffi::SQLITE_FCNTL_FILE_POINTER,
+                (&raw mut file).cast(),
+            );
+            if code != ffi::SQLITE_OK || file.is_null() {
+                return None;
+            }
+            let methods = (*file).pMethods.as_ref()?;
+            if methods.iVersion < 2 {
+                return None;
+            }
+            let map = methods.xShmMap?;
+            let code = map(file, 0, WAL_INDEX_REGION_LEN, 0, (&raw mut region).cast());
+            if code != ffi::SQLITE_OK || region.is_null() {
+                return None;
+            }
+            // Other processes change this memory at any time, so every word is
+            // copied by one volatile read. The order matters as it does in
+            // SQLite: a writer stores the second copy of the header first.
+            let mut raw = [0; wal_index::LEN];
+            let words = region.cast::<u32>();
+            for (i, bytes) in raw.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                if i == HEADER_COPY_WORDS || i == 2 * HEADER_COPY_WORDS {
+                    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                }
+                *bytes = words.add(i).read_volatile().to_ne_bytes();
+            }
+            Some(raw)
+        }
+    }
+
+    fn pragma(&self, sql: &str) -> Result<()> {
+        self.inner.execute_batch(sql).map_err(|e| sqlite(sql, e))
+    }
+
+    fn text(&self, sql: &str, what: &str) -> Result<String> {
+        self.inner.query_row(sql, [], |row| row.get(0)).map_err(|e| sqlite(what, e))
+    }
+}
+
+/// How thoroughly a restored database is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IntegrityCheck {
+    /// Not at all, beyond the checksums every restore verifies.
+    #[default]
+    None,
+    /// `PRAGMA quick_check`.
+    Quick,
+    /// `PRAGMA integrity_check`.
+    Full,
+}
+
+/// Runs SQLite's own check over a database file nobody else has open, and leaves
+/// no `-wal` or `-shm` behind.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with SQLite's first finding.
+pub fn integrity_check(path: &Path, check: IntegrityCheck) -> Result<()> {
+    let sql = match check {
+        IntegrityCheck::None => return Ok(()),
+        IntegrityCheck::Quick => "PRAGMA quick_check",
+        IntegrityCheck::Full => "PRAGMA integrity_check",
+    };
+    // `immutable` reads the file as it is: no locks, no journal, no side files.
+    let uri = immutable_uri(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        rusqlite::Connection::open_with_flags(uri, flags).map_err(|e| sqlite("open database for integrity check", e))?;
+    let finding: String =
+        connection.query_row(sql, [], |row| row.get(0)).map_err(|e| sqlite("run integrity check", e))?;
+    if finding == "ok" {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("integrity check failed: {finding}")))
+}
+
+fn immutable_uri(path: &Path) -> Result<String> {
+    use std::fmt::Write as _;
+    let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve path", e))?;
+    let mut uri = String::from("file:");
+    for &byte in absolute.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => uri.push(char::from(byte)),
+            _ => {
+                write!(uri, "%{byte:02X}").map_err(|e| Error::with_source(ErrorKind::Setup, "encode path", e))?;
+            }
+        }
+    }
+    uri.push_str("?immutable=1");
+    Ok(uri)
+}
+
+/// The SQLite version linked in.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
+fn is_busy(err: &rusqlite::Error) -> bool {
+    matches!(
+        err.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}
+
+fn sqlite(context: &str, err: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let kind = match err.sqlite_error_code() {
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
+        Some(Code::NotADatabase | Code::DatabaseCorrupt) => ErrorKind::Corrupt,
+        Some(Code::DiskFull) => ErrorKind::DiskFull,
+        Some(Code::CannotOpen | Code::PermissionDenied | Code::ReadOnly) => ErrorKind::Setup,
+        _ => ErrorKind::Transient,
+    };
+    Error::with_source(kind, context, describe(&err))
+}
+
+/// SQLite's message with its code, as upstream prints it: `file is not a database (26)`.
+fn describe(err: &rusqlite::Error) -> String {
+    match err {
+        rusqlite::Error::SqliteFailure(failure, Some(text)) => format!("{text} ({})", failure.extended_code),
+        rusqlite::Error::SqliteFailure(failure, None) => {
+            format!("{} ({})", ffi::code_to_str(failure.extended_code), failure.extended_code)
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Wal-index updates take nanoseconds; a reader that meets this many in a row
+/// has met a writer that died half way, and lets SQLite recover.
+const WAL_INDEX_ATTEMPTS: usize = 100;
+const WAL_INDEX_REGION_LEN: c_int = 32 * 1024;
+/// Words in one copy of the wal-index header.
+const HEADER_COPY_WORDS: usize = 12;

@@ -4,14 +4,27 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+mod capture;
+mod continuity;
+mod db;
 mod error;
 mod meta;
+mod monitor;
 mod options;
+mod page_sums;
 mod pin_chain;
+mod position;
+mod reconcile;
+mod replica;
 mod sqlite;
+mod store;
 mod wal;
 mod wal_index;
+mod watch;
 
+pub use db::{Database, DatabaseStatus};
 pub use error::{Error, ErrorKind, Result};
+pub use meta::{default_path as meta_path, local_txid};
 pub use options::{DbOptions, ReplicaOptions, StoreOptions};
 pub use sqlite::{IntegrityCheck, integrity_check, sqlite_version};
+pub use store::{CloseReport, Store};

@@ -160,10 +160,6 @@ impl MetaDir {
         Ok(meta)
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
     fn l0_dir(&self) -> PathBuf {
         self.root.join("ltx/0")
     }

@@ -190,11 +190,6 @@ impl PinChain {
         self.next_action()
     }
 
-    /// Forgets all pins: the connections were closed.
-    pub(crate) fn reset(&mut self) {
-        *self = Self::new();
-    }
-
     fn next_action(&mut self) -> Action {
         let action = match (self.stages.front(), self.held) {
             (None, _) => Action::Done,

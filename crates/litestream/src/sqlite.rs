@@ -67,7 +67,9 @@ impl Connection {
         };
         match codes.into_iter().find(|&code| code != ffi::SQLITE_OK) {
             None => Ok(()),
-            Some(code) => Err(sqlite("configure connection", rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+            Some(code) => {
+                Err(sqlite("configure connection", rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)))
+            }
         }
     }
 
@@ -90,8 +92,9 @@ impl Connection {
     pub(crate) fn page_size(&self) -> Result<PageSize> {
         let bytes: u32 =
             self.inner.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|e| sqlite("read page size", e))?;
-        PageSize::new(bytes)
-            .ok_or_else(|| Error::new(ErrorKind::Setup, format!("database has page size {bytes}, which SQLite does not allow")))
+        PageSize::new(bytes).ok_or_else(|| {
+            Error::new(ErrorKind::Setup, format!("database has page size {bytes}, which SQLite does not allow"))
+        })
     }
 
     /// Takes a read transaction: a *pin*. It keeps the WAL from being restarted
@@ -247,8 +250,8 @@ pub fn integrity_check(path: &Path, check: IntegrityCheck) -> Result<()> {
     // `immutable` reads the file as it is: no locks, no journal, no side files.
     let uri = immutable_uri(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        rusqlite::Connection::open_with_flags(uri, flags).map_err(|e| sqlite("open database for integrity check", e))?;
+    let connection = rusqlite::Connection::open_with_flags(uri, flags)
+        .map_err(|e| sqlite("open database for integrity check", e))?;
     let finding: String =
         connection.query_row(sql, [], |row| row.get(0)).map_err(|e| sqlite("run integrity check", e))?;
     if finding == "ok" {
@@ -279,10 +282,7 @@ pub fn sqlite_version() -> &'static str {
 }
 
 fn is_busy(err: &rusqlite::Error) -> bool {
-    matches!(
-        err.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
-    )
+    matches!(err.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked))
 }
 
 fn sqlite(context: &str, err: rusqlite::Error) -> Error {

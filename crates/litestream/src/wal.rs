@@ -15,11 +15,11 @@ use ltx::{PageSize, Pgno};
 
 /// The two random numbers that name one generation of a WAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Salts(pub u32, pub u32);
+pub(crate) struct Salts(pub(crate) u32, pub(crate) u32);
 
 impl Salts {
     /// True when `self` is what SQLite writes at the first restart after `old`.
-    pub fn follows(self, old: Self) -> bool {
+    pub(crate) fn follows(self, old: Self) -> bool {
         self.0 == old.0.wrapping_add(1)
     }
 }
@@ -27,12 +27,12 @@ impl Salts {
 /// The cumulative checksum after a header or frame. It covers everything before
 /// it in the generation, so equal values prove equal prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chain(pub u32, pub u32);
+pub(crate) struct Chain(pub(crate) u32, pub(crate) u32);
 
 impl Chain {
     /// Continues the checksum over `bytes`, whose length is a multiple of 8.
     #[must_use]
-    pub fn over(self, bytes: &[u8], order: WordOrder) -> Self {
+    pub(crate) fn over(self, bytes: &[u8], order: WordOrder) -> Self {
         let Self(mut s0, mut s1) = self;
         let (pairs, rest) = bytes.as_chunks::<8>();
         debug_assert!(rest.is_empty(), "WAL checksums cover whole 8-byte pairs");
@@ -50,7 +50,7 @@ impl Chain {
 
 /// Byte order of the words a checksum adds up; the header's magic tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WordOrder {
+pub(crate) enum WordOrder {
     /// Magic `0x377f0682`.
     Little,
     /// Magic `0x377f0683`.
@@ -59,21 +59,21 @@ pub enum WordOrder {
 
 /// The 32 bytes at the start of a WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalHeader {
+pub(crate) struct WalHeader {
     /// Byte order of every checksum in this generation.
-    pub order: WordOrder,
+    pub(crate) order: WordOrder,
     /// The database's page size.
-    pub page_size: PageSize,
+    pub(crate) page_size: PageSize,
     /// Names the generation.
-    pub salts: Salts,
+    pub(crate) salts: Salts,
     /// Checksum of the header, which seeds the first frame's.
-    pub chain: Chain,
+    pub(crate) chain: Chain,
 }
 
 impl WalHeader {
     /// Parses a header. `None` when its checksum fails, which is what a reader
     /// sees while SQLite is writing it: the log counts as empty.
-    pub fn parse(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
         let word = |i: usize| -> u32 {
             match bytes.get(i..i + 4) {
                 Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
@@ -96,7 +96,7 @@ impl WalHeader {
     }
 
     /// Reads the header of an open log; `None` for a log without a valid one.
-    pub fn read(wal: &File) -> io::Result<Option<Self>> {
+    pub(crate) fn read(wal: &File) -> io::Result<Option<Self>> {
         let mut bytes = [0; HEADER_LEN];
         match wal.read_exact_at(&mut bytes, 0) {
             Ok(()) => Ok(Self::parse(&bytes)),
@@ -108,32 +108,30 @@ impl WalHeader {
 
 /// A place between two frames of one generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalPosition {
+pub(crate) struct WalPosition {
     /// The generation.
-    pub salts: Salts,
+    pub(crate) salts: Salts,
     /// Frames before this place.
-    pub frame: u32,
+    pub(crate) frame: u32,
     /// Cumulative checksum up to this place.
-    pub chain: Chain,
+    pub(crate) chain: Chain,
 }
 
 /// What a run of frames holds.
 #[derive(Debug)]
-pub struct Frames {
+pub(crate) struct Frames {
     /// Newest committed version of each page: offset of the page data in the WAL.
-    pub pages: BTreeMap<Pgno, u64>,
+    pub(crate) pages: BTreeMap<Pgno, u64>,
     /// Database size in pages after the last commit.
-    pub commit: u32,
+    pub(crate) commit: u32,
     /// The place after the last committed frame.
-    pub end: WalPosition,
-    /// Page of the last committed frame.
-    pub last_page: Pgno,
+    pub(crate) end: WalPosition,
 }
 
 /// The log does not hold the frames the wal-index promises. Either the pin was
 /// lost or the file was damaged: the caller must not go on from here.
 #[derive(Debug, thiserror::Error)]
-pub enum ScanError {
+pub(crate) enum ScanError {
     /// A frame of another generation, or one whose checksum does not continue.
     #[error("wal frame {frame} does not continue the log: {what}")]
     Broken {
@@ -158,7 +156,7 @@ pub enum ScanError {
 /// Stops early at the first commit at which `limit` bytes or more were read, so
 /// one huge backlog becomes several files. `None` when `until` is not beyond
 /// `from` or no commit lies between.
-pub fn scan(
+pub(crate) fn scan(
     wal: &File,
     header: &WalHeader,
     from: WalPosition,
@@ -168,7 +166,8 @@ pub fn scan(
     let frame_len = frame_len(header.page_size);
     let per_read = (READ_LEN / frame_len).max(1);
     let mut buffer = vec![0; per_read * frame_len];
-    let mut state = Scan { committed: BTreeMap::new(), open: BTreeMap::new(), commit: 0, end: from, last_page: None };
+    let mut state =
+        Scan { committed: BTreeMap::new(), open: BTreeMap::new(), commit: 0, end: from, start_frame: from.frame };
     let (mut chain, mut frame) = (from.chain, from.frame);
     let start = frame_offset(header.page_size, from.frame);
     while frame < until {
@@ -204,7 +203,7 @@ struct Scan {
     open: BTreeMap<Pgno, u64>,
     commit: u32,
     end: WalPosition,
-    last_page: Option<Pgno>,
+    start_frame: u32,
 }
 
 impl Scan {
@@ -214,16 +213,17 @@ impl Scan {
             self.committed.append(&mut self.open);
             self.commit = head.commit;
             self.end = after;
-            self.last_page = Some(head.pgno);
         }
     }
 
     fn finish(mut self) -> Option<Frames> {
-        let last_page = self.last_page?;
+        if self.end.frame == self.start_frame {
+            return None;
+        }
         // A later commit of the same run may have shrunk the database; pages
         // beyond its end belong to nobody (spec: replication L24).
         self.committed.retain(|pgno, _| pgno.get() <= self.commit);
-        Some(Frames { pages: self.committed, commit: self.commit, end: self.end, last_page })
+        Some(Frames { pages: self.committed, commit: self.commit, end: self.end })
     }
 }
 
@@ -250,17 +250,17 @@ impl FrameHeader {
 }
 
 /// Bytes of one frame, header included.
-pub fn frame_len(page_size: PageSize) -> usize {
+pub(crate) fn frame_len(page_size: PageSize) -> usize {
     FRAME_HEADER_LEN + page_size.len()
 }
 
 /// Where the frame after `frame` frames starts. 64-bit, because a WAL may pass 4 GiB.
-pub fn frame_offset(page_size: PageSize, frame: u32) -> u64 {
+pub(crate) fn frame_offset(page_size: PageSize, frame: u32) -> u64 {
     HEADER_LEN as u64 + u64::from(frame) * frame_len(page_size) as u64
 }
 
 /// The number of frames before byte `offset`; `None` unless it is a frame boundary.
-pub fn frame_at(page_size: PageSize, offset: u64) -> Option<u32> {
+pub(crate) fn frame_at(page_size: PageSize, offset: u64) -> Option<u32> {
     let frames = offset.checked_sub(HEADER_LEN as u64)?;
     let frame_len = frame_len(page_size) as u64;
     if frames % frame_len != 0 {
@@ -270,9 +270,9 @@ pub fn frame_at(page_size: PageSize, offset: u64) -> Option<u32> {
 }
 
 /// Bytes of the WAL header.
-pub const HEADER_LEN: usize = 32;
+pub(crate) const HEADER_LEN: usize = 32;
 /// Bytes of a frame's header.
-pub const FRAME_HEADER_LEN: usize = 24;
+pub(crate) const FRAME_HEADER_LEN: usize = 24;
 /// How much one read asks for: large enough that system calls do not count.
 const READ_LEN: usize = 1 << 20;
 

@@ -12,21 +12,21 @@ use crate::wal::{Chain, Salts, WalPosition, WordOrder};
 
 /// A consistent copy of the wal-index header and its checkpoint counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalIndex {
+pub(crate) struct WalIndex {
     /// End of the last committed transaction in the WAL.
-    pub end: WalPosition,
+    pub(crate) end: WalPosition,
     /// Database size in pages at that end.
-    pub commit: u32,
+    pub(crate) commit: u32,
     /// Frames already copied into the database file.
-    pub backfilled: u32,
+    pub(crate) backfilled: u32,
     /// `None` before the first transaction of a fresh WAL.
-    pub page_size: Option<PageSize>,
+    pub(crate) page_size: Option<PageSize>,
 }
 
 impl WalIndex {
     /// Parses a raw copy. `None` when a writer was caught in the act or the index
     /// has not been built yet; read again, or let SQLite recover it.
-    pub fn parse(raw: &[u8; LEN]) -> Option<Self> {
+    pub(crate) fn parse(raw: &[u8; LEN]) -> Option<Self> {
         let (first, second) = (raw.get(..48)?, raw.get(48..96)?);
         if first != second || first.get(12) == Some(&0) {
             return None;
@@ -54,10 +54,10 @@ impl WalIndex {
 
     /// True when every frame has been copied into the database file, so the next
     /// writer may start the WAL over.
-    pub fn is_backfilled(&self) -> bool {
+    pub(crate) fn is_backfilled(&self) -> bool {
         self.backfilled >= self.end.frame
     }
 }
 
 /// Bytes of the wal-index header with its checkpoint information.
-pub const LEN: usize = 136;
+pub(crate) const LEN: usize = 136;

@@ -210,9 +210,8 @@ fn no_commit_is_lost_whatever_others_do_between_two_steps() {
 fn no_commit_is_lost_over_long_random_histories() {
     for seed in 0..3000 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let goals: Vec<Goal> = (0..30)
-            .map(|_| [Goal::Advance, Goal::Checkpoint, Goal::CheckpointUnderLock][rng.usize(..3)])
-            .collect();
+        let goals: Vec<Goal> =
+            (0..30).map(|_| [Goal::Advance, Goal::Checkpoint, Goal::CheckpointUnderLock][rng.usize(..3)]).collect();
         let wal = drive(&goals, &mut || FOREIGN[rng.usize(..FOREIGN.len())]);
         assert!(wal.commits > 0, "seed {seed} wrote nothing");
     }

@@ -1,0 +1,166 @@
+//! From a range of WAL frames to one level-0 file.
+
+use std::os::unix::fs::FileExt;
+
+use ltx::{Checksum, Encoder, Header, Pgno, page_checksum};
+
+use super::{Base, Capture, Local};
+use crate::error::{Error, ErrorKind, Result};
+use crate::position::Position;
+use crate::wal::{self, Frames, ScanError, WalPosition};
+use crate::wal_index::WalIndex;
+
+impl Capture {
+    /// Captures the next range of frames up to `target`, at most
+    /// `max-sync-wal-bytes` long. Returns its length in bytes, `None` when the
+    /// position is at the target.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Discontinuous`] when the WAL does not continue the position.
+    pub(super) fn capture_chunk(&mut self, target: &WalIndex) -> Result<Option<u64>> {
+        let position = self.known()?;
+        let live = self.live()?;
+        if target.end.salts != position.wal.salts {
+            if !live.caught_up {
+                return Err(discontinuous("the wal was restarted before its end was captured"));
+            }
+            let position = follow_restart(position, target)?;
+            self.base = Base::Known(position);
+            self.local_mut()?.position_file.store(&position)?;
+            return self.capture_chunk(target);
+        }
+        if target.end.frame <= position.wal.frame {
+            if target.end.frame < position.wal.frame {
+                return Err(discontinuous("the wal became shorter within one generation"));
+            }
+            return Ok(None);
+        }
+        let header = live.header(target.end.salts)?;
+        let from =
+            if position.wal.frame == 0 { WalPosition { chain: header.chain, ..position.wal } } else { position.wal };
+        let limit = self.options.sync_limit();
+        let Some(frames) = wal::scan(&live.wal, &header, from, target.end.frame, limit).map_err(broken)? else {
+            return Err(discontinuous("the wal holds no commit where the wal-index says one ends"));
+        };
+        if frames.end.frame == target.end.frame && frames.end != target.end {
+            return Err(discontinuous("the wal's checksum is not the one in the wal-index"));
+        }
+        check_growth(&position, &frames)?;
+        let bytes = wal::frame_offset(live.page_size, frames.end.frame) - wal::frame_offset(live.page_size, from.frame);
+        self.write_delta(&position, &frames)?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes a level-0 file that holds the last frame's page only, or nothing.
+    ///
+    /// It follows an image that lives at another level, so that level 0 always
+    /// carries the newest TXID: upstream takes its position from there alone.
+    pub(crate) fn write_anchor(&mut self) -> Result<()> {
+        let position = self.known()?;
+        let live = self.live()?;
+        let last = position.wal.frame.checked_sub(1);
+        let mut pages = std::collections::BTreeMap::new();
+        if let Some(frame) = last {
+            let mut number = [0; 4];
+            let offset = wal::frame_offset(live.page_size, frame);
+            live.wal.read_exact_at(&mut number, offset).map_err(|e| Error::io("read wal frame", e))?;
+            if let Some(pgno) = Pgno::new(u32::from_be_bytes(number))
+                && pgno.get() <= position.commit
+                && live.index()?.end.salts == position.wal.salts
+            {
+                pages.insert(pgno, offset + wal::FRAME_HEADER_LEN as u64);
+            }
+        }
+        let start = WalPosition {
+            frame: if pages.is_empty() { position.wal.frame } else { last.unwrap_or(0) },
+            ..position.wal
+        };
+        let frames = Frames { pages, commit: position.commit, end: position.wal };
+        self.write_delta(&Position { wal: start, ..position }, &frames)
+    }
+
+    /// Writes the next level-0 file: durable file, then sums, then position.
+    fn write_delta(&mut self, position: &Position, frames: &Frames) -> Result<()> {
+        let txid = position.txid.next();
+        let page_size = position.page_size;
+        let mut header = Header::new(page_size, frames.commit, txid, txid, self.timestamp());
+        header.wal_offset = wal::frame_offset(page_size, position.wal.frame);
+        header.wal_size = wal::frame_offset(page_size, frames.end.frame) - header.wal_offset;
+        header.wal_salt1 = frames.end.salts.0;
+        header.wal_salt2 = frames.end.salts.1;
+
+        let live = self.live()?;
+        let local = self.local.as_ref().ok_or_else(super::not_open)?;
+        let mut sums = Vec::with_capacity(frames.pages.len());
+        let (path, file_checksum) = local.meta.write_l0(txid, |out| {
+            let mut encoder = Encoder::new(out, header).map_err(encode)?;
+            let mut page = vec![0; page_size.len()];
+            for (&pgno, &offset) in &frames.pages {
+                live.wal.read_exact_at(&mut page, offset).map_err(|e| Error::io("read wal page", e))?;
+                encoder.encode_page(pgno, &page).map_err(encode)?;
+                sums.push((pgno, page_checksum(pgno, &page)));
+            }
+            let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
+            Ok(summary.trailer.file)
+        })?;
+        tracing::debug!(db = %self.options.path.display(), %txid, pages = sums.len(), path = %path.display(), "ltx file written");
+        let position = Position { txid, file_checksum, commit: frames.commit, wal: frames.end, ..*position };
+        self.publish(position, &sums)
+    }
+
+    /// Makes a durable file the new position.
+    pub(super) fn publish(&mut self, position: Position, sums: &[(Pgno, Checksum)]) -> Result<()> {
+        let Local { position_file, sums: table, .. } = self.local.as_mut().ok_or_else(super::not_open)?;
+        if let Some(table) = table {
+            // While a table is being built beside us it describes an older
+            // transaction; the files in between are replayed when it is complete.
+            if table.txid() == position.txid.previous() {
+                table.apply(position.txid, position.commit, sums)?;
+            }
+        }
+        self.base = Base::Known(position);
+        position_file.store(&position)
+    }
+}
+
+/// The place after one restart of the WAL under an unbroken chain of pins.
+fn follow_restart(position: Position, target: &WalIndex) -> Result<Position> {
+    let (old, new) = (position.wal.salts, target.end.salts);
+    // A generation that never had a frame gets random salts with its first one.
+    if new.follows(old) || position.wal.frame == 0 {
+        return Ok(Position { wal: WalPosition { salts: new, frame: 0, chain: wal::Chain::default() }, ..position });
+    }
+    Err(discontinuous("the wal was restarted more than once"))
+}
+
+/// Every page the database grew by is in the log; SQLite always writes them. One
+/// that is missing means that frames were missed.
+fn check_growth(position: &Position, frames: &Frames) -> Result<()> {
+    let lock_page = position.page_size.lock_page();
+    let missing = (position.commit + 1..=frames.commit)
+        .filter_map(Pgno::new)
+        .find(|pgno| *pgno != lock_page && !frames.pages.contains_key(pgno));
+    match missing {
+        None => Ok(()),
+        Some(_) => Err(discontinuous("the database grew by a page that is not in the wal")),
+    }
+}
+
+fn discontinuous(what: &str) -> Error {
+    Error::new(ErrorKind::Discontinuous, what)
+}
+
+fn broken(err: ScanError) -> Error {
+    match err {
+        ScanError::Broken { .. } => Error::with_source(ErrorKind::Discontinuous, "read wal", err),
+        ScanError::Io { source, frame } => Error::io(format!("read wal frame {frame}"), source),
+    }
+}
+
+/// Errors of the encoder are errors of the file it writes to.
+pub(super) fn encode(err: ltx::Error) -> Error {
+    match err {
+        ltx::Error::Write(err) => Error::io("stage-write ltx file", err),
+        other => Error::with_source(ErrorKind::Corrupt, "encode ltx file", other),
+    }
+}

@@ -1,0 +1,184 @@
+//! Everything that exists only while the database is open: connections, pins,
+//! file handles.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ltx::PageSize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pin_chain::{Held, PinChain, Side};
+use crate::position::Inode;
+use crate::sqlite::Connection;
+use crate::wal::{self, Chain, Salts, WalHeader, WalPosition};
+use crate::wal_index::WalIndex;
+
+/// An open database with its pins.
+///
+/// Connections are declared before the file handles on purpose: fields drop in
+/// order, and closing any descriptor of the database file drops SQLite's locks.
+pub(super) struct Live {
+    pins: [Connection; 2],
+    locker: Option<Connection>,
+    pub(super) chain: PinChain,
+    pub(super) db: Arc<File>,
+    pub(super) wal: Arc<File>,
+    pub(super) inode: Inode,
+    wal_inode: Inode,
+    pub(super) page_size: PageSize,
+    path: PathBuf,
+    wal_path: PathBuf,
+    busy_timeout: Duration,
+    /// Frames that were certainly in the WAL when the newest pin was opened.
+    pub(super) pinned_frames: u32,
+    /// Everything before the first pin has been captured. Until then a restart of
+    /// the WAL proves nothing, because the first pin may sit on slot 0.
+    pub(super) caught_up: bool,
+}
+
+impl Live {
+    /// Opens the database and takes the first pin. From here on the WAL is
+    /// protected, but nothing is known yet about what it held before.
+    pub(super) fn open(path: &Path, busy_timeout: Duration, keep: &mut Option<(Inode, Arc<File>)>) -> Result<Self> {
+        // SQLite opens `<database>-wal` beside the file a symlink points to.
+        let path = fs::canonicalize(path).map_err(missing)?;
+        let metadata = fs::metadata(&path).map_err(missing)?;
+        if metadata.len() == 0 {
+            // Switching an empty file to WAL would fix its page size before the
+            // application had its say.
+            return Err(Error::new(ErrorKind::Missing, "database is still empty"));
+        }
+        let pins = [Connection::open(&path, busy_timeout)?, Connection::open(&path, busy_timeout)?];
+        let [first, second] = &pins;
+        let mode = first.journal_mode()?;
+        if mode != "wal" {
+            tracing::info!(db = %path.display(), from = mode, "switching database to wal mode, which replication requires");
+            first.enable_wal()?;
+        }
+        let page_size = first.page_size()?;
+        let mut chain = PinChain::new();
+        chain.begin(crate::pin_chain::Goal::Advance);
+        first.begin_read()?;
+        chain.step(crate::pin_chain::Event::Ok);
+        second.begin_read()?;
+        second.end()?;
+
+        let inode = Inode::of(&metadata);
+        let db = match keep {
+            Some((known, file)) if *known == inode => file.clone(),
+            _ => {
+                let file = Arc::new(File::open(&path).map_err(|e| Error::io("open database", e))?);
+                *keep = Some((inode, file.clone()));
+                file
+            }
+        };
+        let wal_path = with_suffix(&path, "-wal");
+        let wal = File::open(&wal_path).map_err(|e| Error::io(format!("open {}", wal_path.display()), e))?;
+        let wal_inode = Inode::of(&wal.metadata().map_err(|e| Error::io("read attributes of wal", e))?);
+        Ok(Self {
+            pins,
+            locker: None,
+            chain,
+            db,
+            wal: Arc::new(wal),
+            inode,
+            wal_inode,
+            page_size,
+            path,
+            wal_path,
+            busy_timeout,
+            pinned_frames: 0,
+            caught_up: false,
+        })
+    }
+
+    /// The files behind the paths are still the ones that are open, and the pin
+    /// is really held.
+    pub(super) fn check(&self) -> Result<()> {
+        let db = fs::metadata(&self.path).map_err(missing)?;
+        if Inode::of(&db) != self.inode {
+            return Err(Error::new(ErrorKind::Discontinuous, "the database file was replaced"));
+        }
+        match fs::metadata(&self.wal_path) {
+            Ok(metadata) if Inode::of(&metadata) == self.wal_inode => {}
+            _ => return Err(Error::new(ErrorKind::Discontinuous, "the wal file was deleted or replaced")),
+        }
+        let side = match self.chain.held() {
+            Held::None => return Err(Error::new(ErrorKind::Discontinuous, "no read transaction is held")),
+            Held::One(side) | Held::Both { old: side } => side,
+        };
+        if !self.pin(side).is_reading() {
+            return Err(Error::new(ErrorKind::Discontinuous, "the read transaction was lost"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn pin(&self, side: Side) -> &Connection {
+        let [a, b] = &self.pins;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
+    }
+
+    /// The third connection, for the write lock; opened when first needed.
+    pub(super) fn locker(&mut self) -> Result<&Connection> {
+        if self.locker.is_none() {
+            self.locker = Some(Connection::open(&self.path, self.busy_timeout)?);
+        }
+        self.locker.as_ref().ok_or_else(|| Error::new(ErrorKind::Transient, "no connection for the write lock"))
+    }
+
+    /// Gives the write lock back, whatever happened.
+    pub(super) fn unlock_writers(&self) -> Result<()> {
+        self.locker.as_ref().map_or(Ok(()), Connection::end)
+    }
+
+    /// A connection of its own for a long read, such as a snapshot.
+    pub(super) fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.path, self.busy_timeout)
+    }
+
+    /// What SQLite says about the WAL at this moment.
+    pub(super) fn index(&self) -> Result<WalIndex> {
+        let [first, _] = &self.pins;
+        first.wal_index().ok_or_else(|| Error::new(ErrorKind::Busy, "the wal-index is being written"))
+    }
+
+    /// The WAL header of generation `salts`, and the place before its first frame.
+    pub(super) fn header(&self, salts: Salts) -> Result<WalHeader> {
+        let header = WalHeader::read(&self.wal).map_err(|e| Error::io("read wal header", e))?;
+        header
+            .filter(|header| header.salts == salts)
+            .ok_or_else(|| Error::new(ErrorKind::Discontinuous, "the wal header is not the one the wal-index names"))
+    }
+
+    /// Salts and checksum stored in the frame right before `place`.
+    pub(super) fn frame_before(&self, place: &WalPosition) -> Result<Option<(Salts, Chain)>> {
+        let Some(frame) = place.frame.checked_sub(1) else { return Ok(None) };
+        let mut words = [0; wal::FRAME_HEADER_LEN];
+        match self.wal.read_exact_at(&mut words, wal::frame_offset(self.page_size, frame)) {
+            Ok(()) => {}
+            Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(err) => return Err(Error::io("read wal frame", err)),
+        }
+        let word = |i: usize| words.get(i..i + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
+        Ok(Some((Salts(word(8), word(12)), Chain(word(16), word(20)))))
+    }
+}
+
+fn missing(err: std::io::Error) -> Error {
+    match err.kind() {
+        std::io::ErrorKind::NotFound => Error::new(ErrorKind::Missing, "no database found"),
+        _ => Error::io("read attributes of database", err),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

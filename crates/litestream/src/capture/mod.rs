@@ -1,0 +1,235 @@
+//! Capture of one database: from commits in its WAL to level-0 files on local
+//! disk, with the WAL kept short on the way.
+//!
+//! Blocking, single-owner, without network: [`crate::db`] runs it on worker
+//! threads and talks to the replica. The order that must never change: an LTX
+//! file is durable, then the page sums know it, then the position does, and only
+//! then may the pin move on and the frames leave the WAL.
+
+mod image;
+mod l0;
+mod live;
+mod open;
+mod pass;
+mod rebase;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use litestream_replica::clock::Clock;
+use ltx::Txid;
+
+pub(crate) use image::{Frozen, ImageKind};
+use live::Live;
+
+use crate::continuity::Gap;
+use crate::error::{Error, Result};
+use crate::meta::MetaDir;
+use crate::options::DbOptions;
+use crate::page_sums::PageSums;
+use crate::position::{Inode, Position, PositionFile};
+
+/// Capture state of one database. All methods block.
+pub(crate) struct Capture {
+    options: DbOptions,
+    clock: Arc<dyn Clock>,
+    live: Option<Live>,
+    local: Option<Local>,
+    base: Base,
+    /// The database file, kept open between re-opens: closing it would drop the
+    /// locks of connections that are still open on it.
+    db_file: Option<(Inode, Arc<File>)>,
+    checkpoints: Checkpoints,
+    last_timestamp: jiff::Timestamp,
+    /// Set when the log contradicted itself: the next opening compares all pages.
+    broken: Option<Gap>,
+}
+
+/// The local state directory and what stands in it.
+struct Local {
+    meta: MetaDir,
+    position_file: PositionFile,
+    sums: Option<PageSums>,
+}
+
+/// What the next delta would be applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// Nothing is known yet: the database has not been opened.
+    Unopened,
+    /// No transaction captured so far can be continued; a whole image is needed.
+    Missing {
+        /// Why, for the log.
+        reason: &'static str,
+    },
+    /// Everything up to here is in local level-0 files or in the replica.
+    Known(Position),
+}
+
+/// When and how the WAL was last made shorter.
+struct Checkpoints {
+    /// When the WAL was last seen completely copied.
+    clean_since: Instant,
+    /// No attempt before this moment: somebody's reader holds the WAL.
+    not_before: Instant,
+    backoff: Duration,
+    count: u64,
+    locked_count: u64,
+}
+
+/// What a pass found and did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassReport {
+    /// Newest captured transaction; `None` while an image is needed.
+    pub(crate) txid: Option<Txid>,
+    /// Level-0 files written.
+    pub(crate) files: u32,
+    /// WAL bytes captured.
+    pub(crate) wal_bytes: u64,
+    /// Length of the WAL in use, in bytes.
+    pub(crate) wal_size: u64,
+    /// Database size in bytes.
+    pub(crate) db_size: u64,
+    /// True when frames wait in the WAL for a checkpoint by time.
+    pub(crate) checkpoint_pending: bool,
+}
+
+impl Capture {
+    /// Prepares capture of one database. Touches neither it nor the disk.
+    pub(crate) fn new(options: DbOptions, clock: Arc<dyn Clock>, now: Instant) -> Self {
+        Self {
+            options,
+            clock,
+            live: None,
+            local: None,
+            base: Base::Unopened,
+            db_file: None,
+            checkpoints: Checkpoints {
+                clean_since: now,
+                not_before: now,
+                backoff: MIN_BACKOFF,
+                count: 0,
+                locked_count: 0,
+            },
+            last_timestamp: jiff::Timestamp::UNIX_EPOCH,
+            broken: None,
+        }
+    }
+
+    /// The newest captured transaction.
+    pub(crate) fn txid(&self) -> Option<Txid> {
+        match &self.base {
+            Base::Known(position) => Some(position.txid),
+            Base::Unopened | Base::Missing { .. } => None,
+        }
+    }
+
+    /// The position itself, for comparing with the replica.
+    pub(crate) fn position(&self) -> Option<Position> {
+        match &self.base {
+            Base::Known(position) => Some(*position),
+            Base::Unopened | Base::Missing { .. } => None,
+        }
+    }
+
+    /// Path of a local level-0 file, whether it exists or not.
+    pub(crate) fn l0_path(&self, txid: Txid) -> Result<PathBuf> {
+        Ok(self.local()?.meta.l0_path(txid))
+    }
+
+    /// TXIDs of the local level-0 files, ascending.
+    pub(crate) fn l0_txids(&self) -> Result<Vec<Txid>> {
+        self.local()?.meta.l0_txids()
+    }
+
+    /// Deletes local level-0 files up to `uploaded` that are older than
+    /// `retention`, except the newest and those the page sums may still replay.
+    pub(crate) fn prune(&mut self, uploaded: Txid, retention: Duration) -> Result<u32> {
+        let now = self.clock.now();
+        let local = self.local_mut()?;
+        let txids = local.meta.l0_txids()?;
+        let Some((&newest, older)) = txids.split_last() else { return Ok(0) };
+        let mut removed = 0;
+        for &txid in older.iter().take_while(|&&txid| txid <= uploaded && txid < newest) {
+            let modified = match std::fs::metadata(local.meta.l0_path(txid)).and_then(|m| m.modified()) {
+                Ok(modified) => modified,
+                Err(_) => continue,
+            };
+            let age = jiff::Timestamp::try_from(modified)
+                .map_or(Duration::ZERO, |then| Duration::try_from(now.duration_since(then)).unwrap_or(Duration::ZERO));
+            if age < retention {
+                break;
+            }
+            if let Some(sums) = &mut local.sums
+                && sums.durable_txid() < txid
+            {
+                sums.stamp()?;
+            }
+            local.meta.remove_l0(txid)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Forgets the base: the replica turned out to hold something else. The next
+    /// image starts above everything known.
+    pub(crate) fn lose_base(&mut self, reason: &'static str) {
+        self.base = Base::Missing { reason };
+    }
+
+    /// Closes the database. Everything needed to go on later is on disk.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        if let Some(Local { sums: Some(sums), .. }) = &mut self.local
+            && sums.txid() > sums.durable_txid()
+        {
+            sums.stamp()?;
+        }
+        self.live = None;
+        self.base = Base::Unopened;
+        self.local = None;
+        self.db_file = None;
+        Ok(())
+    }
+
+    fn local(&self) -> Result<&Local> {
+        self.local.as_ref().ok_or_else(not_open)
+    }
+
+    fn local_mut(&mut self) -> Result<&mut Local> {
+        self.local.as_mut().ok_or_else(not_open)
+    }
+
+    fn live(&self) -> Result<&Live> {
+        self.live.as_ref().ok_or_else(not_open)
+    }
+
+    fn live_mut(&mut self) -> Result<&mut Live> {
+        self.live.as_mut().ok_or_else(not_open)
+    }
+
+    fn known(&self) -> Result<Position> {
+        self.position().ok_or_else(|| {
+            Error::new(crate::error::ErrorKind::Discontinuous, "no base: a snapshot of the database is needed first")
+        })
+    }
+
+    /// Now, but never before the newest file: restore by time relies on order.
+    /// A clock that was set back by more than a minute is believed.
+    fn timestamp(&mut self) -> jiff::Timestamp {
+        let now = self.clock.now();
+        let behind = self.last_timestamp.duration_since(now);
+        if !(behind.is_positive() && behind < jiff::SignedDuration::from_mins(1)) {
+            self.last_timestamp = now;
+        }
+        self.last_timestamp
+    }
+}
+
+fn not_open() -> Error {
+    Error::new(crate::error::ErrorKind::Transient, "database is not open")
+}
+
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);

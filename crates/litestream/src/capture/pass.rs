@@ -1,0 +1,200 @@
+//! One pass: capture what is new, move the pin, and checkpoint when the WAL is
+//! long enough.
+
+use std::time::Instant;
+
+use super::live::Live;
+use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport};
+use crate::continuity::Gap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pin_chain::{Action, Event, Goal};
+use crate::wal;
+use crate::wal_index::WalIndex;
+
+impl Capture {
+    /// True when there may be something to do: frames beyond the position, or a
+    /// database that is not open. Costs one read of shared memory.
+    pub(crate) fn is_behind(&self) -> bool {
+        let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return true };
+        live.index()
+            .map_or(true, |index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
+    }
+
+    /// WAL bytes beyond the position.
+    pub(crate) fn backlog(&self) -> u64 {
+        let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return 0 };
+        live.index().map_or(0, |index| {
+            let same = index.end.salts == position.wal.salts;
+            let from = if same { position.wal.frame } else { 0 };
+            u64::from(index.end.frame.saturating_sub(from)) * wal::frame_len(live.page_size) as u64
+        })
+    }
+
+    /// Runs one pass. Opens the database first when it is not open, and again when
+    /// the file behind the path has changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`] while there is no database. After any other error the
+    /// pins stay as they are and the next pass picks up the thread.
+    pub(crate) fn pass(&mut self, now: Instant) -> Result<PassReport> {
+        if let Some(live) = &self.live
+            && let Err(err) = live.check()
+        {
+            tracing::warn!(db = %self.options.path.display(), reason = %err, "database must be opened again");
+            self.live = None;
+        }
+        if self.live.is_none() {
+            self.open()?;
+        }
+        let mut report =
+            PassReport { txid: None, files: 0, wal_bytes: 0, wal_size: 0, db_size: 0, checkpoint_pending: false };
+        let result = self.run(now, &mut report);
+        if let Some(live) = &self.live {
+            // Whatever happened above, writers must not wait for us.
+            live.unlock_writers()?;
+        }
+        if let Err(err) = result {
+            if err.kind() == ErrorKind::Discontinuous {
+                tracing::warn!(db = %self.options.path.display(), reason = %err, "continuity lost, comparing all pages");
+                self.live = None;
+                self.broken = Some(Gap::Broken);
+                self.open()?;
+            } else {
+                return Err(err);
+            }
+        }
+        self.fill(&mut report)?;
+        Ok(report)
+    }
+
+    fn run(&mut self, now: Instant, report: &mut PassReport) -> Result<()> {
+        let index = self.live()?.index()?;
+        let goal = self.goal(&index, now);
+        let mut action = self.live_mut()?.chain.begin(goal);
+        while action != Action::Done {
+            let event = self.perform(action, report)?;
+            action = self.live_mut()?.chain.step(event);
+        }
+        if goal != Goal::Advance {
+            self.learn(goal, now)?;
+        }
+        Ok(())
+    }
+
+    /// How far this pass goes. The write lock is the last resort: long WAL, and no
+    /// gap between commits in which a checkpoint could finish.
+    fn goal(&mut self, index: &WalIndex, now: Instant) -> Goal {
+        if index.is_backfilled() {
+            self.checkpoints.clean_since = now;
+            return Goal::Advance;
+        }
+        if now < self.checkpoints.not_before {
+            return Goal::Advance;
+        }
+        let frames = index.end.frame;
+        let by_time = !self.options.checkpoint_interval.is_zero()
+            && now.duration_since(self.checkpoints.clean_since) >= self.options.checkpoint_interval;
+        if frames >= self.lock_threshold(index) {
+            Goal::CheckpointUnderLock
+        } else if frames >= self.options.min_checkpoint_page_count || by_time {
+            Goal::Checkpoint
+        } else {
+            Goal::Advance
+        }
+    }
+
+    /// WAL length in pages from which the write lock may be taken: half of the
+    /// budget of 64 MB, so that the tail of a busy moment still fits.
+    fn lock_threshold(&self, index: &WalIndex) -> u32 {
+        let page_len = index.page_size.map_or(4096, ltx::PageSize::get);
+        let configured = u32::try_from(self.options.truncate_page_n).ok().filter(|&pages| pages > 0);
+        let budget = LOCKED_WAL_LEN / page_len;
+        configured
+            .map_or(budget, |pages| pages.min(budget))
+            .max(self.options.min_checkpoint_page_count.saturating_mul(2))
+    }
+
+    fn learn(&mut self, goal: Goal, now: Instant) -> Result<()> {
+        self.checkpoints.count += 1;
+        if goal == Goal::CheckpointUnderLock {
+            self.checkpoints.locked_count += 1;
+        }
+        if self.live()?.index()?.is_backfilled() {
+            self.checkpoints.clean_since = now;
+            self.checkpoints.backoff = MIN_BACKOFF;
+        } else if goal == Goal::CheckpointUnderLock {
+            // With writers held off only a reader can stand in the way. Coming
+            // back at once would make writers wait for nothing (D13).
+            self.checkpoints.not_before = now + self.checkpoints.backoff;
+            self.checkpoints.backoff = (self.checkpoints.backoff * 2).min(MAX_BACKOFF);
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action, report: &mut PassReport) -> Result<Event> {
+        match action {
+            Action::OpenPin(side) => {
+                let live = self.live_mut()?;
+                let frames = live.index()?.end.frame;
+                live.pin(side).begin_read()?;
+                live.pinned_frames = frames;
+            }
+            Action::Capture => self.capture(report)?,
+            Action::ReleasePin(side) => self.live()?.pin(side).end()?,
+            Action::Checkpoint(side) => return self.checkpoint(side),
+            Action::LockWriters => {
+                let locked = self.live_mut()?.locker()?.lock_writers()?;
+                return Ok(if locked { Event::Ok } else { Event::Busy });
+            }
+            Action::UnlockWriters => self.live()?.unlock_writers()?,
+            Action::Done => {}
+        }
+        Ok(Event::Ok)
+    }
+
+    fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
+        let live = self.live()?;
+        let Some(outcome) = live.pin(side).checkpoint_passive()? else { return Ok(Event::Busy) };
+        tracing::debug!(
+            db = %self.options.path.display(),
+            mode = "PASSIVE",
+            frames = outcome.log,
+            backfilled = outcome.backfilled,
+            "checkpoint"
+        );
+        // Short of our own pin means that another reader holds an older snapshot.
+        // Trying harder would not help, and must not make writers wait.
+        if outcome.backfilled < live.pinned_frames.min(outcome.log) {
+            return Ok(Event::Busy);
+        }
+        Ok(Event::Checkpointed { tail: outcome.log.saturating_sub(outcome.backfilled) })
+    }
+
+    /// Captures up to the end of the WAL as it is now.
+    fn capture(&mut self, report: &mut PassReport) -> Result<()> {
+        if !matches!(self.base, Base::Known(_)) {
+            // Nothing to continue: the image that is needed will hold it all.
+            return Ok(());
+        }
+        let target = self.live()?.index()?;
+        while let Some(captured) = self.capture_chunk(&target)? {
+            report.files += 1;
+            report.wal_bytes += captured;
+        }
+        self.live_mut()?.caught_up = true;
+        Ok(())
+    }
+
+    fn fill(&self, report: &mut PassReport) -> Result<()> {
+        let live: &Live = self.live()?;
+        let index = live.index()?;
+        report.txid = self.txid();
+        report.wal_size = wal::frame_offset(live.page_size, index.end.frame);
+        report.db_size = live.db.metadata().map_err(|e| Error::io("read attributes of database", e))?.len();
+        report.checkpoint_pending = !index.is_backfilled();
+        Ok(())
+    }
+}
+
+/// 32 MiB: see [`Capture::lock_threshold`].
+const LOCKED_WAL_LEN: u32 = 32 << 20;

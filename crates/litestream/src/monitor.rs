@@ -1,0 +1,214 @@
+//! The two tasks of a running database: capture when its WAL changes, upload when
+//! something was captured.
+//!
+//! `sync-interval` is the shortest time between two captures, leading edge first:
+//! a commit after a quiet spell goes out at once, a burst is batched. An idle
+//! database has no timer but the safety scan.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::db::Database;
+use crate::error::{Error, ErrorKind};
+use crate::watch::Watcher;
+
+/// What all databases of a process share.
+pub(crate) struct Shared {
+    pub(crate) watcher: Watcher,
+    /// Passes that may run at once; tasks wait in order.
+    pub(crate) passes: Semaphore,
+    /// Upload rounds that may run at once; tasks wait in order.
+    pub(crate) uploads: Semaphore,
+}
+
+/// Captures until cancelled.
+pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
+    let mut failures = Failures::new("sync error", "sync recovered", db.replica.sync_interval);
+    loop {
+        let started = Instant::now();
+        let pass = {
+            let Ok(_permit) = shared.passes.acquire().await else { return };
+            db.capture().await
+        };
+        let pause = match pass {
+            Ok(_) => {
+                failures.recovered(&db);
+                settle(&db, started, &cancel).await;
+                Duration::ZERO
+            }
+            // No database yet is a state, not a fault.
+            Err(err) if err.kind() == ErrorKind::Missing => {
+                tracing::debug!(db = %db.path().display(), "{err}");
+                db.options.monitor_interval.max(MIN_PAUSE)
+            }
+            Err(err) => failures.failed(&db, &err),
+        };
+        let next = async {
+            if pause.is_zero() {
+                wait_for_change(&db, &shared).await;
+            } else {
+                sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = next => {}
+        }
+    }
+}
+
+/// Waits out the rest of `sync-interval`, unless the WAL grows fast.
+async fn settle(db: &Database, started: Instant, cancel: &CancellationToken) {
+    let until = started + db.replica.sync_interval;
+    let mut look = FIRST_LOOK;
+    let mut before = 0;
+    loop {
+        let now = Instant::now();
+        if now >= until || cancel.is_cancelled() {
+            return;
+        }
+        let next = (now + look).min(until);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep_until(next) => {}
+        }
+        let backlog = db.backlog();
+        if backlog >= MAX_BACKLOG {
+            return;
+        }
+        // Look less and less often while little is written.
+        look = if backlog.saturating_sub(before) > SLOW_GROWTH { FIRST_LOOK } else { look * 2 };
+        before = backlog;
+    }
+}
+
+/// Returns when there may be something to capture.
+async fn wait_for_change(db: &Database, shared: &Shared) {
+    let real_path = db.real_path();
+    loop {
+        let armed = shared.watcher.arm(&real_path, &db.wake);
+        // Whatever happened before the watch stood is seen by this look.
+        if db.is_behind() {
+            return;
+        }
+        let patience = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
+        if timeout(patience, db.wake.notified()).await.is_err() {
+            // The pass also notices a replaced file and a checkpoint that is due.
+            return;
+        }
+        // The write that woke us comes before its commit is published: frames
+        // first, then an fsync perhaps, then the wal-index.
+        let mut pause = FIRST_RETRY;
+        while pause <= LAST_RETRY {
+            if db.is_behind() {
+                return;
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Uploads until cancelled.
+pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
+    let mut captured = db.captured();
+    let mut failures = Failures::new("monitor error", "replica sync recovered", db.replica.sync_interval);
+    loop {
+        // Nothing is sent before the first pass: it opens the database.
+        if captured.borrow_and_update().is_none() && db.status().captured_at.is_none() {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = sleep(FIRST_LOOK) => continue,
+            }
+        }
+        let round = {
+            let Ok(_permit) = shared.uploads.acquire().await else { return };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                round = db.upload_batch() => round,
+            }
+        };
+        match round {
+            Ok(drained) => {
+                failures.recovered(&db);
+                // A first image gives the database its base: what was committed
+                // meanwhile is picked up by a pass.
+                if db.status().txid.is_none() {
+                    db.wake.notify_one();
+                }
+                if !drained {
+                    continue;
+                }
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    changed = captured.changed() => if changed.is_err() { return },
+                }
+            }
+            Err(err) => {
+                let pause = failures.failed(&db, &err);
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Backoff and log limit for something that is tried again and again.
+struct Failures {
+    failed: &'static str,
+    recovered: &'static str,
+    base: Duration,
+    count: u32,
+    logged: Option<Instant>,
+}
+
+impl Failures {
+    fn new(failed: &'static str, recovered: &'static str, base: Duration) -> Self {
+        Self { failed, recovered, base: base.max(MIN_PAUSE), count: 0, logged: None }
+    }
+
+    /// Logs at most every 30 seconds and returns how long to wait.
+    fn failed(&mut self, db: &Database, err: &Error) -> Duration {
+        let backoff = self.base.saturating_mul(1 << self.count.min(16)).min(MAX_BACKOFF);
+        self.count += 1;
+        let now = Instant::now();
+        if self.logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+            self.logged = Some(now);
+            tracing::error!(
+                db = %db.path().display(),
+                error = %err,
+                consecutive_errors = self.count,
+                backoff = ?backoff,
+                "{}", self.failed
+            );
+        }
+        backoff
+    }
+
+    fn recovered(&mut self, db: &Database) {
+        if self.count > 0 {
+            tracing::info!(db = %db.path().display(), previous_errors = self.count, "{}", self.recovered);
+        }
+        self.count = 0;
+        self.logged = None;
+    }
+}
+
+/// Covers lost notifications; costs two stat calls and a look at shared memory.
+const SAFETY_SCAN: Duration = Duration::from_secs(15);
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// First look at how fast the WAL grows after a capture.
+const FIRST_LOOK: Duration = Duration::from_millis(25);
+/// WAL bytes that are captured without waiting for `sync-interval`.
+const MAX_BACKLOG: u64 = 16 << 20;
+const SLOW_GROWTH: u64 = 256 << 10;
+const FIRST_RETRY: Duration = Duration::from_micros(500);
+const LAST_RETRY: Duration = Duration::from_millis(512);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+const LOG_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,0 +1,139 @@
+//! What to do about a replica that may not hold what we think: one decision, made
+//! before the first upload, from one complete listing. No I/O.
+//!
+//! The rules that must never break: TXIDs never go back below anything the
+//! replica holds at *any* level (upstream looks at level 0 alone, D16), and a
+//! delta is only sent on top of the transaction it was made from.
+
+use ltx::Txid;
+
+/// What the replica holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remote {
+    /// Newest TXID over all levels; `NONE` for an empty replica.
+    pub(crate) newest: Txid,
+    /// An unbroken chain of files leads to `newest`.
+    pub(crate) intact: bool,
+}
+
+/// What local state says.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    /// The captured position; `None` without a base.
+    pub(crate) position: Option<Txid>,
+    /// TXIDs of the local level-0 files, ascending.
+    pub(crate) files: Vec<Txid>,
+    /// Whether the newest common file has the same checksum on both sides;
+    /// `None` when it could not be compared.
+    pub(crate) same: Option<bool>,
+}
+
+/// How to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Send the local files after this one.
+    Upload {
+        /// The newest transaction the replica already has.
+        after: Txid,
+    },
+    /// Store a snapshot of the present position, then go on behind it.
+    Snapshot,
+    /// Store a whole image under a new TXID and go on from there.
+    Rebase {
+        /// TXID of the image.
+        txid: Txid,
+        /// As a delta that holds every page, right behind the chain that is there;
+        /// otherwise as a level-9 snapshot that needs nothing before it.
+        continues: bool,
+    },
+}
+
+/// Decides, and says why where it is not the ordinary case.
+pub(crate) fn decide(remote: Remote, local: &Local) -> (Decision, Option<&'static str>) {
+    let next = Decision::Rebase { txid: remote.newest.next(), continues: remote.intact && !remote.newest.is_none() };
+    let Some(position) = local.position else {
+        let reason = (!remote.newest.is_none()).then_some("no local state for a replica that already has data");
+        return (next, reason);
+    };
+    let has = |txid| local.files.binary_search(&txid).is_ok();
+    let has_all_after = |after: Txid| (after.get() + 1..=position.get()).all(|txid| has(Txid::new(txid)));
+    if remote.newest.is_none() {
+        // A chain that starts at TXID 1 is a base by itself.
+        return if has_all_after(Txid::NONE) {
+            (Decision::Upload { after: Txid::NONE }, None)
+        } else {
+            (Decision::Snapshot, Some("the replica is empty"))
+        };
+    }
+    if position < remote.newest {
+        return (next, Some("the replica is ahead of the local state"));
+    }
+    if local.same == Some(false) {
+        let txid = position.max(remote.newest).next();
+        return (
+            Decision::Rebase { txid, continues: remote.intact && txid == remote.newest.next() },
+            Some("the replica holds another history than the local state"),
+        );
+    }
+    if !remote.intact {
+        return (Decision::Snapshot, Some("the replica has a hole"));
+    }
+    if has_all_after(remote.newest) {
+        return (Decision::Upload { after: remote.newest }, None);
+    }
+    // The transactions in between exist nowhere any more; nobody has seen them.
+    (next, Some("local files were lost before they were uploaded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(newest: u64, intact: bool, position: Option<u64>, files: &[u64], same: Option<bool>) -> Decision {
+        let local =
+            Local { position: position.map(Txid::new), files: files.iter().copied().map(Txid::new).collect(), same };
+        super::decide(Remote { newest: Txid::new(newest), intact }, &local).0
+    }
+
+    const fn upload(after: u64) -> Decision {
+        Decision::Upload { after: Txid::new(after) }
+    }
+
+    const fn rebase(txid: u64, continues: bool) -> Decision {
+        Decision::Rebase { txid: Txid::new(txid), continues }
+    }
+
+    #[test]
+    fn ordinary_restarts_send_the_difference() {
+        assert_eq!(decide(5, true, Some(5), &[5], Some(true)), upload(5));
+        assert_eq!(decide(5, true, Some(8), &[5, 6, 7, 8], Some(true)), upload(5));
+        assert_eq!(decide(5, true, Some(5), &[], None), upload(5), "an image has no local file");
+        assert_eq!(decide(0, false, Some(3), &[1, 2, 3], None), upload(0), "upstream's own layout");
+    }
+
+    #[test]
+    fn an_empty_replica_gets_a_base() {
+        assert_eq!(decide(0, false, None, &[], None), rebase(1, false));
+        assert_eq!(decide(0, false, Some(10), &[7, 8, 9, 10], None), Decision::Snapshot, "D8: prefix emptied");
+    }
+
+    /// D16: level 0 emptied by a lifecycle rule, level 1 at 6, local state lost.
+    #[test]
+    fn numbering_starts_above_every_level() {
+        assert_eq!(decide(6, true, None, &[], None), rebase(7, true));
+        assert_eq!(decide(6, false, None, &[], None), rebase(7, false));
+    }
+
+    #[test]
+    fn a_replica_that_is_ahead_or_different_is_continued_above_it() {
+        assert_eq!(decide(9, true, Some(5), &[5], None), rebase(10, true));
+        assert_eq!(decide(5, true, Some(5), &[5], Some(false)), rebase(6, true));
+        assert_eq!(decide(5, true, Some(8), &[5, 6, 7, 8], Some(false)), rebase(9, false));
+    }
+
+    #[test]
+    fn lost_files_and_holes_never_leave_a_gap() {
+        assert_eq!(decide(5, true, Some(8), &[7, 8], None), rebase(6, true));
+        assert_eq!(decide(5, false, Some(8), &[6, 7, 8], Some(true)), Decision::Snapshot);
+    }
+}

@@ -24,10 +24,12 @@ pub mod file;
 pub mod layout;
 mod level;
 pub mod plan;
+pub mod restore;
 pub mod url;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
 pub use plan::{Inventory, Plan, Target};
+pub use restore::{OutputPolicy, Progress, RestoreOptions, Restored, restore};
 pub use url::{ClientContext, ReplicaUrl, is_replica_url};

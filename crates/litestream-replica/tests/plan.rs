@@ -1,5 +1,8 @@
 //! The planning rule: which files, in which order, and when to refuse.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+
 use jiff::{SignedDuration, Timestamp};
 use litestream_replica::{ErrorKind, FileId, FileInfo, Inventory, Level, Plan, Target};
 use ltx::Txid;

@@ -1,0 +1,167 @@
+//! Byte ranges of stored files, complete or an error.
+//!
+//! Two limits hold over a whole restore: how many requests run at once (what the
+//! user calls parallelism) and how many bytes are in memory between the store
+//! and the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{ByteStream, Error, ErrorKind, FileInfo, ReplicaClient, Result};
+
+/// Reads ranges from one store, within the limits.
+pub(super) struct Fetcher {
+    client: Arc<dyn ReplicaClient>,
+    requests: Semaphore,
+    memory: Arc<Semaphore>,
+    fetched: AtomicU64,
+}
+
+/// A share of the memory budget, returned on drop.
+pub(super) type MemoryShare = OwnedSemaphorePermit;
+
+impl Fetcher {
+    /// At most `parallelism` requests at once.
+    pub(super) fn new(client: Arc<dyn ReplicaClient>, parallelism: usize) -> Self {
+        Self {
+            client,
+            requests: Semaphore::new(parallelism.clamp(1, MAX_PARALLELISM)),
+            memory: Arc::new(Semaphore::new(MEMORY_BUDGET_KIB as usize)),
+            fetched: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes received so far, repeated ones included.
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `len` more bytes may be in memory.
+    pub(super) async fn reserve(&self, len: u64) -> Result<MemoryShare> {
+        let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, MEMORY_BUDGET_KIB);
+        Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(closed)
+    }
+
+    /// Bytes `offset .. offset + len` of a file.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) when the file ends before that.
+    pub(super) async fn read(&self, file: &FileInfo, offset: u64, len: u64) -> Result<Bytes> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let _request = self.requests.acquire().await.map_err(closed)?;
+        let mut stream = self.stream(file, offset, len);
+        let first = stream.next().await?.unwrap_or_default();
+        if first.len() as u64 == len {
+            return Ok(first);
+        }
+        let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
+        bytes.extend_from_slice(&first);
+        while let Some(part) = stream.next().await? {
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Holds one of the request slots, for [`stream`](Self::stream).
+    pub(super) async fn request(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.requests.acquire().await.map_err(closed)
+    }
+
+    /// The same bytes as they arrive. The caller holds a [`request`](Self::request).
+    pub(super) fn stream<'a>(&'a self, file: &'a FileInfo, offset: u64, len: u64) -> RangeStream<'a> {
+        RangeStream { fetcher: self, file, next: offset, end: offset + len, open: None, failures: 0 }
+    }
+}
+
+/// A range that is read on after a broken connection, where it broke.
+pub(super) struct RangeStream<'a> {
+    fetcher: &'a Fetcher,
+    file: &'a FileInfo,
+    next: u64,
+    end: u64,
+    open: Option<ByteStream>,
+    /// Attempts in a row that brought nothing.
+    failures: u32,
+}
+
+impl RangeStream<'_> {
+    /// The next bytes; `None` once the range is complete.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        while self.next < self.end {
+            let error = match self.attempt().await {
+                Ok(Some(bytes)) => {
+                    self.failures = 0;
+                    self.next += bytes.len() as u64;
+                    self.fetcher.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    return Ok(Some(bytes));
+                }
+                Ok(None) => self.ended_early(),
+                Err(error) if error.is_retryable() => error,
+                Err(error) => return Err(error),
+            };
+            self.open = None;
+            self.failures += 1;
+            let limit = if error.is_retryable() { MAX_FAILURES } else { MAX_EARLY_ENDS };
+            if self.failures > limit {
+                return Err(error);
+            }
+            tracing::debug!(file = %self.file.id, offset = self.next, %error, "reading on after an interruption");
+            tokio::time::sleep(backoff(self.failures)).await;
+        }
+        Ok(None)
+    }
+
+    /// More bytes, or `None` at a clean end of the transfer.
+    async fn attempt(&mut self) -> Result<Option<Bytes>> {
+        let remaining = self.end - self.next;
+        let stream = match &mut self.open {
+            Some(stream) => stream,
+            None => self.open.insert(self.fetcher.client.open(self.file.id, self.next, remaining).await?),
+        };
+        while let Some(bytes) = stream.next().await {
+            let mut bytes = bytes?;
+            bytes.truncate(usize::try_from(remaining).unwrap_or(usize::MAX));
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    fn ended_early(&self) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("truncated: ends at byte {} of {} that the listing promised", self.next, self.file.size),
+        )
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let base = FIRST_BACKOFF * 2_u32.pow(failures.saturating_sub(1).min(6));
+    base.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+fn closed(_: tokio::sync::AcquireError) -> Error {
+    Error::new(ErrorKind::Cancelled, "restore cancelled")
+}
+
+/// Memory between the store and the disk, files read whole and chunks together.
+const MEMORY_BUDGET_KIB: u32 = 24 << 10;
+
+/// More connections than this never helped anybody.
+pub(super) const MAX_PARALLELISM: usize = 256;
+
+/// Interruptions in a row, without a byte in between, before giving up.
+const MAX_FAILURES: u32 = 3;
+
+/// Early ends in a row before a file counts as shorter than its listing.
+const MAX_EARLY_ENDS: u32 = 1;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);

@@ -1,0 +1,370 @@
+//! The local side of a restore: what may stand at the output path, the temporary
+//! file, and the one step that replaces the old database by the new.
+//!
+//! Rule that must never break: what stands at the output path is untouched until
+//! the new database is complete, verified and on the disk, and at no moment does
+//! a new database stand beside an old `-wal`, `-shm` or `-journal`, which SQLite
+//! would replay onto it.
+//!
+//! Spec: store-and-restore §12, §13.2.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::{Error, ErrorKind, Result};
+
+/// What to do about a database that stands at the output path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutputPolicy {
+    /// Refuse if a non-empty file or any SQLite side file is there.
+    #[default]
+    RefuseExisting,
+    /// Replace it and remove its side files, once the new one is proven.
+    Force,
+}
+
+/// Checks whether a restore may write `output`, changing nothing.
+///
+/// Side files (`-wal`, `-shm`, `-journal`) count as existing output even where
+/// the database itself is missing: SQLite would replay them onto the new one.
+///
+/// # Errors
+/// [`Conflict`](ErrorKind::Conflict) when something is there that `policy`
+/// keeps; [`Setup`](ErrorKind::Setup) when the path cannot be an output at all.
+pub fn check_output(output: &Path, policy: OutputPolicy) -> Result<()> {
+    if output.as_os_str().is_empty() {
+        return Err(Error::new(ErrorKind::Setup, "output path required"));
+    }
+    let shown = output.display();
+    let existing = existing(output)?;
+    match &existing {
+        Some(found) if found.is_dir() => {
+            return Err(Error::new(ErrorKind::Setup, format!("cannot restore, output path is a directory: {shown}")));
+        }
+        Some(found) if !found.is_file() => {
+            return Err(Error::new(
+                ErrorKind::Setup,
+                format!("cannot restore, output path is not a regular file: {shown}"),
+            ));
+        }
+        Some(found) if found.len() > 0 && policy == OutputPolicy::RefuseExisting => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "cannot restore, output path already exists and is not empty: {shown}. Use -force to overwrite"
+                ),
+            ));
+        }
+        _ => {}
+    }
+    match stale_sidecars(output)?.first() {
+        Some(sidecar) if policy == OutputPolicy::RefuseExisting => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "cannot restore, SQLite sidecar path already exists: {}. Use -force to overwrite",
+                sidecar.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `<output>.tmp`, open and locked; removed on drop unless published.
+///
+/// The lock tells a restore that is running from one that was killed: the
+/// latter's leftover is replaced, the former's is not.
+#[derive(Debug)]
+pub(super) struct TempFile {
+    output: PathBuf,
+    path: PathBuf,
+    file: Arc<File>,
+    /// Directories made for the output, outermost first.
+    made_dirs: Vec<PathBuf>,
+    keep: bool,
+}
+
+impl TempFile {
+    /// Creates the file, and its directory where that is missing (mode 0700).
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict) when another restore is writing it.
+    pub(super) fn create(output: &Path) -> Result<Self> {
+        let made_dirs = make_parents(output)?;
+        let path = with_suffix(output, ".tmp");
+        match open_locked(&path, existing(output)?.as_ref()) {
+            Ok(file) => Ok(Self { output: output.to_owned(), path, file: Arc::new(file), made_dirs, keep: false }),
+            Err(error) => {
+                remove_dirs(&made_dirs);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts over with an empty file.
+    ///
+    /// It is a new file of the same name: work of the attempt before may still
+    /// be running, and must not reach this one.
+    pub(super) fn renew(&mut self) -> Result<()> {
+        remove_if_there(&self.path)?;
+        self.file = Arc::new(open_locked(&self.path, existing(&self.output)?.as_ref())?);
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Puts the file in the output's place.
+    ///
+    /// Without side files this is one atomic rename. With them the old database
+    /// goes first, then its side files, then comes the rename, each step on the
+    /// disk before the next: a crash in between leaves no database rather than a
+    /// mixed one. Removing a hot journal or WAL first would leave an old database
+    /// that looks sound and is not.
+    ///
+    /// # Errors
+    /// As [`check_output`], which is asked again. When the old database is
+    /// already gone, the new one stays under its temporary name and the error
+    /// says so.
+    pub(super) fn publish(mut self, policy: OutputPolicy) -> Result<()> {
+        check_output(&self.output, policy)?;
+        let replaced = existing(&self.output)?;
+        if let Some(replaced) = &replaced {
+            self.take_over_attributes(replaced)?;
+        }
+        remove_sidecars(&self.path);
+        let stale = stale_sidecars(&self.output)?;
+        let result =
+            if stale.is_empty() { Ok(()) } else { self.clear_output(&stale) }.and_then(|()| self.rename(policy));
+        match result {
+            Ok(()) => self.keep = true,
+            Err(error) if replaced.is_some() && fs::symlink_metadata(&self.output).is_err() => {
+                self.keep = true;
+                return Err(error.context(format!("the restored database is at {}", self.path.display())));
+            }
+            Err(error) => return Err(error),
+        }
+        sync_parent(&self.output)?;
+        for dir in &self.made_dirs {
+            sync_parent(dir)?;
+        }
+        Ok(())
+    }
+
+    /// The new file looks like the one it replaces.
+    fn take_over_attributes(&self, replaced: &Metadata) -> Result<()> {
+        let mode = Permissions::from_mode(replaced.mode() & 0o7777);
+        // Only root may give files away; everybody else keeps the new owner.
+        let _ = std::os::unix::fs::fchown(&self.file, Some(replaced.uid()), Some(replaced.gid()));
+        self.file.set_permissions(mode).map_err(|e| Error::io(format!("set mode of {}", self.path.display()), e))
+    }
+
+    /// Removes the old database, then its side files.
+    fn clear_output(&self, stale: &[PathBuf]) -> Result<()> {
+        remove_if_there(&self.output)?;
+        sync_parent(&self.output)?;
+        for sidecar in stale {
+            remove_if_there(sidecar)?;
+        }
+        sync_parent(&self.output)
+    }
+
+    fn rename(&self, policy: OutputPolicy) -> Result<()> {
+        let failed =
+            |e: io::Error| Error::io(format!("rename {} to {}", self.path.display(), self.output.display()), e);
+        // An application may have made its database while we were busy; the
+        // kernel knows better than any look beforehand.
+        #[cfg(target_os = "linux")]
+        if policy == OutputPolicy::RefuseExisting && fs::symlink_metadata(&self.output).is_err() {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            use rustix::io::Errno;
+            match renameat_with(CWD, &self.path, CWD, &self.output, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(()),
+                Err(Errno::NOSYS | Errno::INVAL) => {} // the filesystem cannot; rename plainly
+                Err(Errno::EXIST) => {
+                    return check_output(&self.output, policy)
+                        .and_then(|()| fs::rename(&self.path, &self.output).map_err(failed));
+                }
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = policy;
+        fs::rename(&self.path, &self.output).map_err(failed)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // What a check of the file with SQLite may have left beside it.
+        remove_sidecars(&self.path);
+        if !self.keep {
+            // Nobody is left to tell; the lock is gone, so the next restore
+            // replaces whatever stays.
+            let _ = fs::remove_file(&self.path);
+            remove_dirs(&self.made_dirs);
+        }
+    }
+}
+
+/// Gives the file its final length and reserves the space for it, so that a disk
+/// too small is known before anything is fetched.
+pub(super) fn allocate(file: &File, len: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    let failed = |e: io::Error| Error::io(format!("allocate {len} bytes for the database"), e);
+    file.set_len(len).map_err(failed)?;
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        // Not every filesystem can reserve; then the writes will tell.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// `path` with `suffix` at the end of its last component.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The file at `path`, symbolic links followed. A link without target counts as
+/// missing, and is replaced.
+fn existing(path: &Path) -> Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("stat {}", path.display()), e)),
+    }
+}
+
+/// Which side files of the database `path` exist.
+fn stale_sidecars(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for suffix in SIDECARS {
+        let sidecar = with_suffix(path, suffix);
+        match fs::symlink_metadata(&sidecar) {
+            Ok(_) => found.push(sidecar),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(format!("stat {}", sidecar.display()), e)),
+        }
+    }
+    Ok(found)
+}
+
+fn remove_sidecars(path: &Path) {
+    for suffix in SIDECARS {
+        // Mostly absent. One that stays lies beside the temporary name, where
+        // it can harm no database.
+        let _ = fs::remove_file(with_suffix(path, suffix));
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()), e)),
+        _ => Ok(()),
+    }
+}
+
+/// Creates `path` and locks it. A leftover that nobody has locked is removed.
+fn open_locked(path: &Path, replaced: Option<&Metadata>) -> Result<File> {
+    let failed = |e: io::Error| Error::io(format!("create {}", path.display()), e);
+    // As strict as the file to be replaced, from the first byte on.
+    let mode = replaced.map_or(0o666, |found| found.mode() & 0o666 | 0o600);
+    let busy = || Error::new(ErrorKind::Conflict, format!("another restore is writing {}", path.display()));
+    for _ in 0..LOCK_ATTEMPTS {
+        let created = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
+        let (file, is_new) = match created {
+            Ok(file) => (file, true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+                match OpenOptions::new().read(true).write(true).custom_flags(nofollow).open(path) {
+                    Ok(file) => (file, false),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(failed(e)),
+                }
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A filesystem without locks: go on without the protection.
+            Ok(()) | Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy()),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        // Between opening and locking, another restore may have finished with
+        // this very file or removed it; then the name means another file.
+        let ours = file.metadata().map_err(failed)?;
+        let named = fs::symlink_metadata(path);
+        if !named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            continue;
+        }
+        if is_new {
+            return Ok(file);
+        }
+        remove_if_there(path)?;
+    }
+    Err(busy())
+}
+
+/// Creates the missing directories above `output`, outermost first.
+fn make_parents(output: &Path) -> Result<Vec<PathBuf>> {
+    let mut missing = Vec::new();
+    let mut dir = output.parent();
+    while let Some(path) = dir
+        && !path.as_os_str().is_empty()
+        && !path.exists()
+    {
+        missing.push(path.to_owned());
+        dir = path.parent();
+    }
+    missing.reverse();
+    let mut made = Vec::new();
+    for path in missing {
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => made.push(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => {
+                remove_dirs(&made);
+                return Err(Error::io(format!("create directory {}", path.display()), e));
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// Removes directories that we made and nobody else uses.
+fn remove_dirs(made: &[PathBuf]) {
+    for dir in made.iter().rev() {
+        // Fails when somebody has put a file there, and then it shall stay.
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+/// Makes a change of names in the parent directory durable.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|e| Error::io(format!("fsync directory {}", parent.display()), e))
+}
+
+/// What SQLite keeps beside a database and would apply to it.
+const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// How often to race other restores for the temporary name before giving up.
+const LOCK_ATTEMPTS: u32 = 8;

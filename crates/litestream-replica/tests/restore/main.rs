@@ -1,0 +1,13 @@
+//! Restores from stores in memory and on disk, healthy and damaged.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+
+mod cancel;
+mod damage;
+mod engine;
+mod golden;
+mod large;
+mod output;
+mod store;
+mod world;

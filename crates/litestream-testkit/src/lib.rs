@@ -9,6 +9,7 @@
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
+//! - [`usage`] – what a run of a binary costs
 //! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
 //!
 //! Everything returns [`anyhow::Result`] with a message that names the step. What
@@ -28,5 +29,6 @@ pub mod schema;
 mod sigv4;
 pub mod spawn;
 pub mod upstream;
+pub mod usage;
 pub mod workload;
 mod writer;

@@ -1,0 +1,169 @@
+//! From a replica's settings to the client of its store.
+//!
+//! The scheme of the URL decides the type, before `type`. What the settings say
+//! goes before what the URL says; naming the place in both is an error. Building
+//! a client contacts nothing.
+//!
+//! Spec: config §7, §11.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use litestream_replica::file::FileOptions;
+use litestream_replica::url::{ReplicaUrl, unsupported_type};
+use litestream_replica::{ClientContext, ReplicaClient};
+
+use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
+use crate::failure::Failure;
+
+impl ReplicaSettings {
+    /// `file`, `s3`, …: from the URL, else as said, else `file`.
+    ///
+    /// # Errors
+    /// A type that does not exist.
+    pub(crate) fn kind(&self) -> Result<&'static str, String> {
+        let scheme = self.url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme.to_lowercase());
+        let name = match scheme.as_deref() {
+            Some("webdavs") => "webdav",
+            Some(scheme) if !scheme.is_empty() => scheme,
+            _ => self.kind.as_deref().unwrap_or("file"),
+        };
+        litestream_replica::url::KNOWN_TYPES
+            .into_iter()
+            .find(|known| *known == name)
+            .ok_or_else(|| unsupported_type(name).to_string())
+    }
+
+    /// Where the replica is, with everything its backend needs.
+    ///
+    /// # Errors
+    /// Settings that are missing, contradict one another, or name a type this
+    /// build cannot serve, in the original's words.
+    pub(crate) fn resolve(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
+        if self.age_identities.is_some() || self.age_recipients.is_some() {
+            return Err(AGE_REFUSED.to_owned());
+        }
+        if let Some(path) = self.path.as_deref().filter(|path| litestream_replica::is_replica_url(path)) {
+            return Err(format!("replica path cannot be a url, please use the 'url' field instead: {path}"));
+        }
+        let kind = self.kind()?;
+        self.check_place(kind)?;
+        let place = match kind {
+            "file" => self.resolve_file(surroundings),
+            other => Err(unsupported_type(other).to_string()),
+        }?;
+        Ok(match &self.below {
+            Some(below) => place.join(below),
+            None => place,
+        })
+    }
+
+    /// The client itself. New files of a local replica get the mode and owner of
+    /// the database, where there is one.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub(crate) fn client(
+        &self,
+        db: Option<&Path>,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Arc<dyn ReplicaClient>, String> {
+        let context = ClientContext {
+            env: Some(surroundings.environment.lookup()),
+            files: db.map_or_else(FileOptions::default, like_database),
+        };
+        self.resolve(surroundings)?.into_client(&context).map_err(|error| error.to_string())
+    }
+
+    /// A URL and a setting must not both say where the replica is.
+    fn check_place(&self, kind: &str) -> Result<(), String> {
+        if self.url.is_none() {
+            return Ok(());
+        }
+        let conflict = |key: &str| Err(format!("cannot specify url & {key} for {kind} replica"));
+        if self.path.is_some() && kind != "nats" {
+            return conflict("path");
+        }
+        match kind {
+            "s3" | "gs" | "abs" | "oss" if self.bucket.is_some() => conflict("bucket"),
+            "sftp" if self.host.is_some() => conflict("host"),
+            "webdav" if self.webdav_url.is_some() => conflict("webdav-url"),
+            _ => Ok(()),
+        }
+    }
+
+    fn resolve_file(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
+        let path = match (&self.url, &self.path) {
+            (Some(url), _) => match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+                ReplicaUrl::File(options) => options.path.to_string_lossy().into_owned(),
+                other => return Err(unsupported_type(other.kind()).to_string()),
+            },
+            (None, Some(path)) => path.clone(),
+            (None, None) => return Err("file replica path required".to_owned()),
+        };
+        let path = path::absolute(&path, surroundings.environment, &surroundings.cwd)?;
+        Ok(ReplicaUrl::File(FileOptions::new(path)))
+    }
+}
+
+impl DbConfig {
+    /// The one replica, in either form.
+    ///
+    /// # Errors
+    /// None, several, or both forms at once. The database is named behind the
+    /// original's words.
+    pub(crate) fn replica(&self) -> anyhow::Result<&ReplicaSettings> {
+        let wrong = |what: &str| Err(Failure::new(format!("{what} ({})", self.named())).into());
+        match (&self.replica, self.replicas.as_slice()) {
+            (Some(replica), []) => Ok(replica),
+            (None, [replica]) => Ok(replica),
+            (None, []) => wrong("must specify replica for database"),
+            (Some(_), _) => wrong("cannot specify 'replica' and 'replicas' on a database"),
+            (None, _) => wrong("multiple replicas on a single database are no longer supported"),
+        }
+    }
+
+    /// The entry as a person finds it.
+    fn named(&self) -> String {
+        match self.line {
+            0 => self.place(),
+            line => format!("{}, line {line}", self.place()),
+        }
+    }
+
+    /// The client of the one replica.
+    ///
+    /// # Errors
+    /// As [`replica`](Self::replica) and [`ReplicaSettings::client`].
+    pub(crate) fn client(&self, surroundings: &Surroundings<'_>) -> anyhow::Result<Arc<dyn ReplicaClient>> {
+        let replica = self.replica()?;
+        replica
+            .client(self.path.as_deref(), surroundings)
+            .map_err(|message| Failure::new(format!("{message} ({})", self.named())).into())
+    }
+}
+
+/// Mode and owner of a database and of its directory, for the replica's files.
+#[cfg(unix)]
+fn like_database(db: &Path) -> FileOptions {
+    use std::os::unix::fs::MetadataExt;
+
+    let mut options = FileOptions::default();
+    if let Ok(file) = std::fs::metadata(db) {
+        options.file_mode = Some(file.mode() & 0o777);
+        options.owner = Some((file.uid(), file.gid()));
+    }
+    if let Some(Ok(directory)) = db.parent().map(std::fs::metadata) {
+        options.dir_mode = Some(directory.mode() & 0o777);
+    }
+    options
+}
+
+#[cfg(not(unix))]
+fn like_database(_: &Path) -> FileOptions {
+    FileOptions::default()
+}
+
+/// Writing in clear what was to be encrypted would be worse than not starting.
+const AGE_REFUSED: &str =
+    "age encryption is not currently supported, if you need encryption please revert back to Litestream v0.3.x";

@@ -1,0 +1,588 @@
+//! YAML as configuration files use it: the lenient 1.1 dialect of the original.
+//!
+//! The parser's events become a small tree that keeps two things a typed
+//! decoder throws away: the source text of every scalar (so that a password of
+//! digits survives unquoted) and its line (so that every complaint names one).
+//! [`Section`] then answers for keys by name; the names asked for *are* the
+//! known keys, and what is left over is reported.
+//!
+//! Nothing here knows what the keys mean. Spec: config §3, §4.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use granit_parser::{Event, Options, Parser, ScalarStyle};
+
+use crate::output::nearest;
+use crate::units::{GoDuration, parse_integer};
+
+/// A value and the line it starts at, counted from 1.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    line: usize,
+    value: Value,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    /// `plain` is false for quoted and block scalars, which are always text.
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    Sequence(Vec<Node>),
+    Mapping(Vec<(Node, Node)>),
+}
+
+/// What is wrong with a file, gathered while it is read.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    /// Values of the wrong type, as `line N: …`; the file cannot be used.
+    pub(crate) errors: Vec<String>,
+    /// What a person should look at; the file can be used.
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Something odd at a line, 0 where no line is to blame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Warning {
+    /// Line in the file, counted from 1.
+    pub(crate) line: usize,
+    /// Lower case, without a full stop.
+    pub(crate) message: String,
+}
+
+/// A sequence as a key presents it.
+pub(crate) enum Presence<'a> {
+    /// The key is not there.
+    Absent,
+    /// The key is there, with these elements (none for `key:` and `key: []`).
+    Given(Vec<&'a Node>),
+}
+
+/// An alias is copied where it is used; this bounds what a small file can
+/// become.
+const NODES_MAX: usize = 1_000_000;
+
+/// The first document of a stream, or `None` if there is none.
+///
+/// # Errors
+/// `yaml: line N: …` for text that is not YAML.
+pub(crate) fn parse(text: &str) -> Result<Option<Node>, String> {
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    let mut composer = Composer::default();
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|error| format!("yaml: line {}: {}", error.marker().line(), error.info()))?;
+        if composer.take(event, span.start.line())? {
+            break;
+        }
+    }
+    Ok(composer.root)
+}
+
+/// Builds the tree from events.
+#[derive(Default)]
+struct Composer {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    node_count: usize,
+    root: Option<Node>,
+}
+
+struct Open {
+    line: usize,
+    anchor: usize,
+    items: Vec<Node>,
+    is_mapping: bool,
+}
+
+impl Composer {
+    /// True when the first document is complete.
+    fn take(&mut self, event: Event<'_>, line: usize) -> Result<bool, String> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let forced = tag.is_some_and(|tag| tag.core_suffix() == Some("str"));
+                let plain = style == ScalarStyle::Plain && !forced;
+                self.add(Node { line, value: Value::Scalar { text: text.into_owned(), plain } }, anchor)?;
+            }
+            Event::SequenceStart(_, anchor, _) => self.start(line, anchor, false),
+            Event::MappingStart(_, anchor, _) => self.start(line, anchor, true),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else { return Ok(false) };
+                let value =
+                    if open.is_mapping { Value::Mapping(pairs(open.items)) } else { Value::Sequence(open.items) };
+                self.add(Node { line: open.line, value }, open.anchor)?;
+            }
+            Event::Alias(anchor) => {
+                let mut node =
+                    self.anchors.get(&anchor).cloned().ok_or_else(|| format!("yaml: line {line}: unknown anchor"))?;
+                node.line = line;
+                self.add(node, 0)?;
+            }
+            Event::DocumentEnd => return Ok(true),
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn start(&mut self, line: usize, anchor: usize, is_mapping: bool) {
+        self.open.push(Open { line, anchor, items: Vec::new(), is_mapping });
+    }
+
+    fn add(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+        self.node_count += node.count();
+        if self.node_count > NODES_MAX {
+            return Err("yaml: document contains excessive aliasing".to_owned());
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut() {
+            Some(open) => open.items.push(node),
+            None => self.root = Some(node),
+        }
+        Ok(())
+    }
+}
+
+/// Keys and values in turn, with `<<` merged in. A key given here beats a merged
+/// one, and an earlier merged mapping beats a later one.
+fn pairs(items: Vec<Node>) -> Vec<(Node, Node)> {
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    let mut merged = Vec::new();
+    let mut items = items.into_iter();
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        let is_merge = matches!(&key.value, Value::Scalar { text, plain: true } if text == "<<");
+        match value.value {
+            Value::Mapping(entries) if is_merge => merged.extend(entries),
+            Value::Sequence(nodes) if is_merge => {
+                for node in nodes {
+                    if let Value::Mapping(entries) = node.value {
+                        merged.extend(entries);
+                    }
+                }
+            }
+            value_kind => pairs.push((key, Node { line: value.line, value: value_kind })),
+        }
+    }
+    for (key, value) in merged {
+        if !pairs.iter().any(|(own, _): &(Node, Node)| own.scalar_text() == key.scalar_text()) {
+            pairs.push((key, value));
+        }
+    }
+    pairs
+}
+
+impl Node {
+    /// Line of the value, counted from 1.
+    pub(crate) fn line(&self) -> usize {
+        self.line
+    }
+
+    /// True for `null`, `~` and nothing at all.
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    fn scalar_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    fn count(&self) -> usize {
+        match &self.value {
+            Value::Scalar { .. } => 1,
+            Value::Sequence(nodes) => 1 + nodes.iter().map(Self::count).sum::<usize>(),
+            Value::Mapping(pairs) => 1 + pairs.iter().map(|(key, value)| key.count() + value.count()).sum::<usize>(),
+        }
+    }
+
+    /// The type as error messages name it.
+    fn describe(&self) -> String {
+        match &self.value {
+            Value::Sequence(_) => "!!seq".to_owned(),
+            Value::Mapping(_) => "!!map".to_owned(),
+            Value::Scalar { text, plain } => {
+                let kind = if !plain {
+                    "str"
+                } else if boolean(text).is_some() {
+                    "bool"
+                } else if parse_integer(text).is_ok() {
+                    "int"
+                } else if float(text).is_some() {
+                    "float"
+                } else {
+                    "str"
+                };
+                format!("!!{kind} `{text}`")
+            }
+        }
+    }
+
+    fn mismatch(&self, wanted: &str, problems: &mut Problems) {
+        problems.errors.push(format!("line {}: cannot unmarshal {} into {wanted}", self.line, self.describe()));
+    }
+
+    /// A mapping to ask for keys. Null gives an empty one.
+    pub(crate) fn section(&self, problems: &mut Problems) -> Option<Section<'_>> {
+        match &self.value {
+            Value::Mapping(pairs) => Some(Section { pairs, asked: RefCell::default() }),
+            _ if self.is_null() => Some(Section { pairs: &[], asked: RefCell::default() }),
+            _ => {
+                self.mismatch("mapping", problems);
+                None
+            }
+        }
+    }
+
+    /// Any scalar as its source text.
+    pub(crate) fn text(&self, problems: &mut Problems) -> Option<String> {
+        match &self.value {
+            Value::Scalar { text, .. } => Some(text.clone()),
+            _ => {
+                self.mismatch("string", problems);
+                None
+            }
+        }
+    }
+
+    fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        let value = match &self.value {
+            Value::Scalar { text, plain: true } => boolean(text),
+            _ => None,
+        };
+        if value.is_none() {
+            self.mismatch("bool", problems);
+        }
+        value
+    }
+
+    fn integer(&self, problems: &mut Problems) -> Option<i64> {
+        let value = match &self.value {
+            Value::Scalar { text, plain: true } => integer(text),
+            _ => None,
+        };
+        if value.is_none() {
+            self.mismatch("int", problems);
+        }
+        value
+    }
+
+    fn duration(&self, key: &str, problems: &mut Problems) -> Option<GoDuration> {
+        let Value::Scalar { text, plain } = &self.value else {
+            self.mismatch("duration", problems);
+            return None;
+        };
+        if let Ok(duration) = text.parse::<GoDuration>() {
+            return Some(duration);
+        }
+        let Some(nanos) = integer(text).filter(|_| *plain) else {
+            self.mismatch("duration", problems);
+            return None;
+        };
+        if nanos != 0 {
+            problems.warnings.push(Warning {
+                line: self.line,
+                message: format!(
+                    "{key}: the number {text} without a unit means nanoseconds; write {text}s for seconds"
+                ),
+            });
+        }
+        Some(GoDuration::from_nanos(nanos))
+    }
+}
+
+/// A mapping that remembers which keys it was asked for.
+pub(crate) struct Section<'a> {
+    pairs: &'a [(Node, Node)],
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    /// The last value of a key, nulls included.
+    pub(crate) fn node(&self, key: &'static str) -> Option<&'a Node> {
+        self.asked.borrow_mut().push(key);
+        self.pairs.iter().rev().find(|(name, _)| name.scalar_text() == Some(key)).map(|(_, node)| node)
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'a Node> {
+        self.node(key).filter(|node| !node.is_null())
+    }
+
+    /// Any scalar as its source text.
+    pub(crate) fn text(&self, key: &'static str, problems: &mut Problems) -> Option<String> {
+        self.value(key)?.text(problems)
+    }
+
+    /// An unquoted yes or no in any of their spellings.
+    pub(crate) fn boolean(&self, key: &'static str, problems: &mut Problems) -> Option<bool> {
+        self.value(key)?.boolean(problems)
+    }
+
+    /// A number, in any base; decimal fractions are cut off.
+    pub(crate) fn integer(&self, key: &'static str, problems: &mut Problems) -> Option<i64> {
+        self.value(key)?.integer(problems)
+    }
+
+    /// A Go duration, or a bare number of nanoseconds.
+    pub(crate) fn duration(&self, key: &'static str, problems: &mut Problems) -> Option<GoDuration> {
+        self.value(key)?.duration(key, problems)
+    }
+
+    /// A list of scalars.
+    pub(crate) fn texts(&self, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
+        match self.list(key, problems) {
+            Presence::Absent => None,
+            Presence::Given(nodes) => Some(nodes.into_iter().filter_map(|node| node.text(problems)).collect()),
+        }
+    }
+
+    /// A list of anything.
+    pub(crate) fn list(&self, key: &'static str, problems: &mut Problems) -> Presence<'a> {
+        let Some(node) = self.node(key) else { return Presence::Absent };
+        match &node.value {
+            Value::Sequence(nodes) => Presence::Given(nodes.iter().collect()),
+            _ if node.is_null() => Presence::Given(Vec::new()),
+            _ => {
+                node.mismatch("list", problems);
+                Presence::Absent
+            }
+        }
+    }
+
+    /// A mapping under a key; `None` when absent or null.
+    pub(crate) fn section(&self, key: &'static str, problems: &mut Problems) -> Option<Section<'a>> {
+        self.value(key)?.section(problems)
+    }
+
+    /// Reports keys nobody asked for. `place` is where the section stands
+    /// (`dbs[0].replica`), empty at the top.
+    pub(crate) fn report_unknown_keys(&self, place: &str, problems: &mut Problems) {
+        let asked = self.asked.borrow();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (key, _) in self.pairs {
+            let Some(name) = key.scalar_text() else { continue };
+            match seen.entry(name) {
+                Entry::Occupied(mut first) => {
+                    problems.warnings.push(Warning {
+                        line: key.line,
+                        message: format!(
+                            "key {name:?} is repeated, first at line {}; the last one counts",
+                            first.get()
+                        ),
+                    });
+                    first.insert(key.line);
+                    continue;
+                }
+                Entry::Vacant(first) => first.insert(key.line),
+            };
+            if asked.contains(&name) {
+                continue;
+            }
+            let within = if place.is_empty() { String::new() } else { format!(" in {place}") };
+            let near = nearest(name, asked.iter().copied()).map(|near| format!(", did you mean {near:?}?"));
+            problems.warnings.push(Warning {
+                line: key.line,
+                message: format!("unknown key {name:?}{within} is ignored{}", near.unwrap_or_default()),
+            });
+        }
+    }
+}
+
+/// YAML 1.1 booleans.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => Some(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+/// An integer, or a float with its fraction cut off.
+fn integer(text: &str) -> Option<i64> {
+    let text = text.replace('_', "");
+    if let Ok(value) = parse_integer(&text) {
+        return Some(value);
+    }
+    let value = float(&text)?;
+    #[allow(clippy::cast_possible_truncation, reason = "range checked")]
+    (value.abs() < 9.2e18).then_some(value as i64)
+}
+
+/// A decimal fraction or exponent; not `inf`, `nan` or hex.
+fn float(text: &str) -> Option<f64> {
+    let looks_decimal = text.contains(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E'));
+    looks_decimal.then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads one key of a document with `read`, giving the value or the first
+    /// error.
+    fn read<T>(text: &str, read: impl Fn(&Section<'_>, &mut Problems) -> Option<T>) -> Result<Option<T>, String> {
+        let node = parse(text)?.expect("a document");
+        let mut problems = Problems::default();
+        let section = node.section(&mut problems).expect("a mapping");
+        let value = read(&section, &mut problems);
+        problems.errors.into_iter().next().map_or(Ok(value), Err)
+    }
+
+    fn text(document: &str) -> Option<String> {
+        read(document, |section, problems| section.text("k", problems)).unwrap()
+    }
+
+    #[test]
+    fn any_scalar_is_text_as_written() {
+        for (document, value) in [
+            ("k: 5", "5"),
+            ("k: yes", "yes"),
+            ("k: 1e3", "1e3"),
+            ("k: 0x1F", "0x1F"),
+            ("k: 0123", "0123"),
+            ("k: \"a\\nb\"", "a\nb"),
+            ("k: '~'", "~"),
+            ("k: ''", ""),
+        ] {
+            assert_eq!(text(document).as_deref(), Some(value), "{document}");
+        }
+        for document in ["k:", "k: ~", "k: null", "x: 1"] {
+            assert_eq!(text(document), None, "{document}");
+        }
+    }
+
+    #[test]
+    fn booleans_have_many_spellings_but_no_quotes() {
+        let boolean = |value: &str| read(&format!("k: {value}"), |section, problems| section.boolean("k", problems));
+        for value in ["y", "Y", "yes", "On", "TRUE"] {
+            assert_eq!(boolean(value), Ok(Some(true)), "{value}");
+        }
+        for value in ["n", "No", "off", "False"] {
+            assert_eq!(boolean(value), Ok(Some(false)), "{value}");
+        }
+        assert_eq!(boolean("\"true\"").unwrap_err(), "line 1: cannot unmarshal !!str `true` into bool");
+        assert_eq!(boolean("1").unwrap_err(), "line 1: cannot unmarshal !!int `1` into bool");
+    }
+
+    #[test]
+    fn integers_come_in_all_bases_and_as_floats() {
+        let integer = |value: &str| read(&format!("k: {value}"), |section, problems| section.integer("k", problems));
+        for (value, expected) in [
+            ("10", 10),
+            ("-3", -3),
+            ("0x10", 16),
+            ("0b11", 3),
+            ("0o10", 8),
+            ("010", 8),
+            ("0600", 384),
+            ("1_000", 1000),
+            ("1e3", 1000),
+            ("1.0", 1),
+            ("5.5", 5),
+        ] {
+            assert_eq!(integer(value), Ok(Some(expected)), "{value}");
+        }
+        for value in ["\"5\"", "x", "1e99", ".inf", "0.5.5", "[1]"] {
+            assert!(integer(value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units_or_are_nanoseconds() {
+        let duration = |value: &str| read(&format!("k: {value}"), |section, problems| section.duration("k", problems));
+        for (value, nanos) in
+            [("1s", 1_000_000_000), ("\"1s\"", 1_000_000_000), ("0", 0), ("24", 24), ("1e9", 1_000_000_000)]
+        {
+            assert_eq!(duration(value), Ok(Some(GoDuration::from_nanos(nanos))), "{value}");
+        }
+        assert_eq!(duration("1d").unwrap_err(), "line 1: cannot unmarshal !!str `1d` into duration");
+        assert!(duration("\"5\"").is_err(), "a quoted bare number is refused");
+    }
+
+    #[test]
+    fn a_bare_duration_is_pointed_out() {
+        let node = parse("interval: 24").unwrap().unwrap();
+        let mut problems = Problems::default();
+        node.section(&mut problems).unwrap().duration("interval", &mut problems);
+        assert_eq!(problems.warnings.len(), 1);
+        assert!(problems.warnings[0].message.contains("nanoseconds"), "{problems:?}");
+    }
+
+    #[test]
+    fn the_last_of_repeated_keys_counts_and_is_reported() {
+        assert_eq!(text("k: 1\nk: 2").as_deref(), Some("2"));
+        let node = parse("k: 1\nk: 2").unwrap().unwrap();
+        let mut problems = Problems::default();
+        let section = node.section(&mut problems).unwrap();
+        section.text("k", &mut problems);
+        section.report_unknown_keys("", &mut problems);
+        assert_eq!(problems.warnings[0].line, 2);
+    }
+
+    #[test]
+    fn anchors_aliases_and_merges_work() {
+        assert_eq!(text("a: &x hello\nk: *x").as_deref(), Some("hello"));
+        let merged = "base: &b {k: base, j: 1}\nuse:\n  <<: *b\n  j: 2";
+        let value = |key: &'static str| {
+            read(merged, |section, problems| section.section("use", problems)?.text(key, problems)).unwrap()
+        };
+        assert_eq!(value("k").as_deref(), Some("base"));
+        assert_eq!(value("j").as_deref(), Some("2"));
+        assert!(parse("k: *nope").unwrap_err().starts_with("yaml: line 1: "));
+    }
+
+    #[test]
+    fn only_the_first_document_is_read_and_a_mark_at_the_start_is_skipped() {
+        assert_eq!(text("k: 1\n---\nk: 2\n").as_deref(), Some("1"));
+        assert_eq!(text("---\nk: 1\n---\n: : broken").as_deref(), Some("1"));
+        assert_eq!(text("\u{feff}k: 1").as_deref(), Some("1"));
+        assert_eq!(text("{\"k\": \"json\"}").as_deref(), Some("json"));
+    }
+
+    #[test]
+    fn nothing_but_comments_is_no_document() {
+        for text in ["", "# nothing\n", "\n\n"] {
+            assert!(parse(text).unwrap().is_none_or(|node| node.is_null()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tabs_for_indentation_are_refused_with_their_line() {
+        let error = parse("a:\n\tb: 1\n").unwrap_err();
+        assert!(error.starts_with("yaml: line 2: "), "{error}");
+    }
+
+    #[test]
+    fn unknown_keys_are_reported_with_line_and_neighbour() {
+        let node = parse("path: /a\nsync-intreval: 1s\n").unwrap().unwrap();
+        let mut problems = Problems::default();
+        let section = node.section(&mut problems).unwrap();
+        section.text("path", &mut problems);
+        section.duration("sync-interval", &mut problems);
+        section.report_unknown_keys("dbs[0]", &mut problems);
+        assert_eq!(
+            problems.warnings,
+            [Warning {
+                line: 2,
+                message: "unknown key \"sync-intreval\" in dbs[0] is ignored, did you mean \"sync-interval\"?"
+                    .to_owned()
+            }]
+        );
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_small_file_huge() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..8 {
+            let previous = format!("*a{}", level - 1);
+            text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![previous; 10].join(", ")));
+        }
+        assert!(parse(&text).unwrap_err().contains("excessive aliasing"));
+    }
+}

@@ -1,0 +1,304 @@
+//! The life of `replicate`: start, wait, stop.
+//!
+//! ```text
+//! restore what is missing → find databases → build clients → start the store → child, one-shot run or wait
+//!      → first signal or end of the child → final sync → exit code
+//! ```
+//!
+//! Whatever ends the wait, the databases are closed with a final sync before
+//! the process exits, and an exit code of 0 means that nothing known to be
+//! written is missing from a replica.
+//!
+//! Spec: cli §3.1, §4; lessons 22–26.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use litestream::{CloseReport, DbOptions, ReplicaOptions, Store, StoreOptions};
+use litestream_replica::clock::SystemClock;
+use litestream_replica::restore::{NoProgress, RestoreOptions, restore};
+use litestream_replica::{ErrorKind, ReplicaClient};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DbConfig, Surroundings, defaults};
+use crate::exec::{ChildEnd, ExecChild};
+use crate::failure::{Failure, fail};
+use crate::signals::{Signal, Signals};
+use crate::units::GoDuration;
+
+/// Repetitions of a stop signal within this time are the same request:
+/// `timeout(1)` and terminals signal a process and its group at once.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Everything `replicate` runs with.
+pub(crate) struct Daemon<'a> {
+    pub(crate) config: Config,
+    pub(crate) surroundings: &'a Surroundings<'a>,
+    /// Sync once and exit, instead of running on.
+    pub(crate) once: Option<Once>,
+    /// Variables a child gets on top of the inherited ones.
+    pub(crate) child_environment: Vec<(&'static str, String)>,
+}
+
+/// What a one-shot run does besides syncing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Once {
+    pub(crate) force_snapshot: bool,
+}
+
+/// Why the wait ended, and what that means for the exit code.
+enum End {
+    /// The one-shot run is through, or failed.
+    Once(anyhow::Result<()>),
+    /// Asked to stop.
+    Signal,
+    /// The child ended, by itself or after a forwarded signal.
+    Child { end: ChildEnd, signalled: bool },
+    /// There never was a child.
+    NoChild(Failure),
+}
+
+impl Daemon<'_> {
+    /// Runs until the work is done or somebody asks to stop.
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        // Before anything else: a signal during start-up must be heard.
+        let mut signals = Signals::listen()?;
+        if self.config.dbs.is_empty() {
+            tracing::error!("no databases specified in configuration");
+        }
+        let databases = tokio::select! {
+            databases = self.start_up() => databases?,
+            signal = signals.next() => {
+                let message = format!("stopped during start-up by signal: {signal}");
+                return Err(Failure::new(message).code(signal.exit_code()).into());
+            }
+        };
+        let store = Arc::new(Store::new(self.store_options(), Arc::new(SystemClock)));
+        for (db, client) in &databases {
+            self.add(&store, db, client)?;
+        }
+
+        let end = match self.once {
+            Some(once) => tokio::select! {
+                result = store.once(once.force_snapshot) => End::Once(result.map_err(Into::into)),
+                signal = signals.next() => self.signalled(signal),
+            },
+            None => {
+                store.start();
+                self.wait(&mut signals).await
+            }
+        };
+        if let End::Once(Ok(())) = end {
+            tracing::info!("replication complete, litestream shutting down");
+        }
+        let report = close(&store, &mut signals).await;
+        tracing::info!("litestream shut down");
+        exit(end, &report)
+    }
+
+    /// What must be done before replication: bring back missing databases, find
+    /// those of directories, and make a client for each.
+    async fn start_up(&self) -> anyhow::Result<Vec<(DbConfig, Arc<dyn ReplicaClient>)>> {
+        for db in self.config.dbs.iter().filter(|db| db.restore_if_db_not_exists) {
+            self.restore_if_missing(db).await?;
+        }
+        let mut databases = Vec::new();
+        for db in &self.config.dbs {
+            if db.dir.is_none() {
+                databases.push(db.clone());
+                continue;
+            }
+            if db.watch {
+                return fail(format!("watching a directory (watch: true) is not supported yet: {}", db.place()));
+            }
+            let found = db.find_databases().map_err(Failure::new)?;
+            tracing::info!(
+                dir = %found.dir.display(),
+                count = found.databases.len(),
+                watch = false,
+                "found databases in directory"
+            );
+            databases.extend(found.databases);
+        }
+        databases
+            .into_iter()
+            .map(|db| {
+                let client = db.client(self.surroundings)?;
+                Ok((db, client))
+            })
+            .collect()
+    }
+
+    /// Spec: cli §4.5.
+    async fn restore_if_missing(&self, db: &DbConfig) -> anyhow::Result<()> {
+        let Some(path) = &db.path else { return Ok(()) };
+        if path.exists() {
+            tracing::info!(path = %path.display(), "database exists, skipping restore");
+            return Ok(());
+        }
+        tracing::info!(path = %path.display(), "attempting restore before replication");
+        let client = db.client(self.surroundings)?;
+        match restore(client, RestoreOptions::new(path), Arc::new(NoProgress)).await {
+            Ok(restored) => tracing::info!(path = %path.display(), txid = %restored.txid, "restore completed"),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::info!(path = %path.display(), "no backup found, starting fresh");
+            }
+            Err(error) => return fail(format!("restore failed: {error}")),
+        }
+        Ok(())
+    }
+
+    fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            l0_retention: self.config.l0_retention.to_duration(),
+            shutdown_sync_timeout: self.config.shutdown_sync_timeout.to_duration(),
+            shutdown_sync_interval: self.config.shutdown_sync_interval.to_duration(),
+        }
+    }
+
+    fn add(&self, store: &Store, db: &DbConfig, client: &Arc<dyn ReplicaClient>) -> anyhow::Result<()> {
+        let Some(path) = &db.path else { return Ok(()) };
+        let replica = db.replica()?;
+        let sync_interval = replica.sync_interval.unwrap_or(defaults::SYNC_INTERVAL).to_duration();
+        let mut replica_options = ReplicaOptions { sync_interval, ..ReplicaOptions::default() };
+        if let Some(count) = replica.max_sync_ltx_files {
+            // Negative values meant "all" to the original, as zero does.
+            replica_options.max_sync_ltx_files = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+        }
+        replica_options.auto_recover = replica.auto_recover.unwrap_or(false);
+        store.add(db.options()?, Arc::clone(client), replica_options)?;
+
+        tracing::info!(path = %path.display(), "initialized db");
+        let facts = client.log_fields();
+        let fact = |name: &str| facts.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+        tracing::info!(
+            r#type = client.kind(),
+            "sync-interval" = ?sync_interval,
+            host = fact("host"),
+            user = fact("user"),
+            bucket = fact("bucket"),
+            path = fact("path"),
+            region = fact("region"),
+            endpoint = fact("endpoint"),
+            url = fact("url"),
+            "replicating to"
+        );
+        if !path.exists() {
+            tracing::warn!(path = %path.display(), "database file not found, waiting for it");
+        }
+        Ok(())
+    }
+
+    /// Waits for the child or a signal.
+    async fn wait(&self, signals: &mut Signals) -> End {
+        if self.config.exec.is_empty() {
+            return self.signalled(signals.next().await);
+        }
+        let mut child = match ExecChild::start(&self.config.exec, &self.child_environment) {
+            Ok(child) => child,
+            Err(failure) => return End::NoChild(failure),
+        };
+        let mut forwarded: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                end = child.wait() => return match end {
+                    Ok(end) => {
+                        if forwarded.is_none() {
+                            tracing::info!("subprocess exited, litestream shutting down");
+                        }
+                        End::Child { end, signalled: forwarded.is_some() }
+                    }
+                    Err(error) => End::NoChild(Failure::new(format!("cannot wait for exec process: {error}"))),
+                },
+                signal = signals.next() => {
+                    if forwarded.is_some_and(|at| at.elapsed() < SAME_REQUEST) {
+                        continue;
+                    }
+                    self.signalled(signal);
+                    tracing::info!("sending signal to exec process");
+                    child.send(signal);
+                    tracing::info!("waiting for exec process to close");
+                    forwarded = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    fn signalled(&self, signal: Signal) -> End {
+        tracing::info!(%signal, "signal received, litestream shutting down");
+        End::Signal
+    }
+}
+
+/// Closes every database with a final sync. A further signal, once the first
+/// attempt has had its second, gives up waiting for replicas.
+async fn close(store: &Store, signals: &mut Signals) -> CloseReport {
+    let interrupt = CancellationToken::new();
+    let started = Instant::now();
+    let closing = store.close(&interrupt);
+    tokio::pin!(closing);
+    loop {
+        tokio::select! {
+            report = &mut closing => return report,
+            _ = signals.next() => {
+                if started.elapsed() >= SAME_REQUEST {
+                    interrupt.cancel();
+                }
+            }
+        }
+    }
+}
+
+/// The exit code, and on standard error what stands against a clean one.
+fn exit(end: End, report: &CloseReport) -> anyhow::Result<ExitCode> {
+    for (path, why) in &report.unsent {
+        tracing::error!(db = %path.display(), error = why, "database closed with changes that are not replicated");
+    }
+    match end {
+        End::Once(result) => result?,
+        End::Child { end, signalled: false } if !end.success() => return fail(end.to_string()),
+        End::Child { end, signalled: true } if !end.success() && !end.by_signal() => {
+            return fail(format!("cannot wait for exec process: {end}"));
+        }
+        End::NoChild(failure) => return Err(failure.into()),
+        End::Signal | End::Child { .. } => {}
+    }
+    match report.unsent.as_slice() {
+        [] => Ok(ExitCode::SUCCESS),
+        [(path, why)] => fail(format!("{}: not replicated: {why}", path.display())),
+        [(path, why), rest @ ..] => {
+            fail(format!("{}: not replicated: {why} (and {} more databases)", path.display(), rest.len()))
+        }
+    }
+}
+
+impl DbConfig {
+    /// The library's options; what the file leaves out keeps its default.
+    fn options(&self) -> anyhow::Result<DbOptions> {
+        let mut options = DbOptions::new(self.path.clone().unwrap_or_default());
+        options.meta_path.clone_from(&self.meta_path);
+        let set = |target: &mut Duration, value: Option<GoDuration>| {
+            if let Some(value) = value {
+                *target = value.to_duration();
+            }
+        };
+        set(&mut options.monitor_interval, self.monitor_interval);
+        set(&mut options.checkpoint_interval, self.checkpoint_interval);
+        set(&mut options.busy_timeout, self.busy_timeout);
+        if let Some(count) = self.min_checkpoint_page_count {
+            if count <= 0 {
+                return fail(format!("minimum checkpoint page count required ({})", self.place()));
+            }
+            options.min_checkpoint_page_count = u32::try_from(count).unwrap_or(u32::MAX);
+        }
+        if let Some(count) = self.truncate_page_n {
+            options.truncate_page_n = count;
+        }
+        if let Some(bytes) = self.max_sync_wal_bytes {
+            // Negative values meant "no limit" to the original, as zero does.
+            options.max_sync_wal_bytes = u64::try_from(bytes).unwrap_or(0);
+        }
+        Ok(options)
+    }
+}

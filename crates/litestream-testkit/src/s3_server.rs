@@ -152,6 +152,7 @@ impl S3Server {
             bucket: name.to_owned(),
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
+            time_limit: Duration::from_secs(30),
         }
     }
 
@@ -159,7 +160,8 @@ impl S3Server {
     /// volume server has joined.
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
-        let bucket = self.bucket("ready");
+        // A request that meets the server half started may never be answered.
+        let bucket = Bucket { time_limit: Duration::from_secs(3), ..self.bucket("ready") };
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended with {status}");
@@ -200,6 +202,8 @@ pub struct Bucket {
     pub access_key: String,
     /// Secret access key.
     pub secret_key: String,
+    /// How long this look waits for an answer.
+    time_limit: Duration,
 }
 
 impl Bucket {
@@ -272,6 +276,7 @@ impl Bucket {
             region: &self.region,
             access_key: &self.access_key,
             secret_key: &self.secret_key,
+            time_limit: self.time_limit,
         };
         let separator = if key.is_empty() { "" } else { "/" };
         sigv4::request(&access, method, &format!("/{}{separator}{key}", self.bucket), query, body)

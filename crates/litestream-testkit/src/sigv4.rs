@@ -18,6 +18,8 @@ pub(crate) struct Access<'a> {
     pub(crate) region: &'a str,
     pub(crate) access_key: &'a str,
     pub(crate) secret_key: &'a str,
+    /// How long to wait for bytes of an answer.
+    pub(crate) time_limit: Duration,
 }
 
 /// A status and a body.
@@ -66,7 +68,7 @@ pub(crate) fn request(
         body.len()
     );
     let mut stream = TcpStream::connect(access.host).with_context(|| format!("connect to {}", access.host))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(access.time_limit))?;
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();

@@ -3,80 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
 
-use litestream::{DbOptions, ReplicaOptions, Store, StoreOptions};
-use litestream_replica::clock::SystemClock;
-use litestream_replica::file::{FileClient, FileOptions};
-use litestream_testkit::image::{Image, read_image};
-use litestream_testkit::{scenario, upstream};
-use tokio_util::sync::CancellationToken;
-
-struct Setup {
-    dir: tempfile::TempDir,
-}
-
-impl Setup {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn db(&self) -> PathBuf {
-        self.dir.path().join("app.db")
-    }
-
-    fn replica(&self) -> PathBuf {
-        self.dir.path().join("replica")
-    }
-
-    fn url(&self) -> String {
-        format!("file://{}", self.replica().display())
-    }
-
-    fn store(&self) -> Store {
-        let client = FileClient::new(FileOptions::new(self.replica())).unwrap();
-        let store = Store::new(StoreOptions::default(), Arc::new(SystemClock));
-        store.add(DbOptions::new(self.db()), Arc::new(client), ReplicaOptions::default()).unwrap();
-        store
-    }
-
-    fn application(&self) -> rusqlite::Connection {
-        let db = rusqlite::Connection::open(self.db()).unwrap();
-        db.busy_timeout(Duration::from_secs(10)).unwrap();
-        db.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x)")
-            .unwrap();
-        db
-    }
-
-    /// What upstream restores from the replica.
-    fn restored(&self) -> Image {
-        let output = self.dir.path().join("restored.db");
-        if output.exists() {
-            std::fs::remove_file(&output).unwrap();
-        }
-        upstream::litestream().restore(&self.url(), &output).unwrap().success().unwrap();
-        Image::of_closed_file(&output).unwrap()
-    }
-
-    fn assert_restores(&self, what: &str) {
-        read_image(&self.db()).unwrap().assert_same(&self.restored(), what);
-    }
-
-    fn l0_count(&self) -> usize {
-        count(&self.replica().join("ltx/0"))
-    }
-}
-
-fn count(dir: &Path) -> usize {
-    std::fs::read_dir(dir).map_or(0, Iterator::count)
-}
-
-async fn close(store: &Store) {
-    let report = store.close(&CancellationToken::new()).await;
-    assert!(report.unsent.is_empty(), "{:?}", report.unsent);
-}
+use litestream_testkit::scenario;
+use support::{Setup, close, count};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_restores_what_one_sync_wrote() {

@@ -1,0 +1,125 @@
+//! What the tests of this crate share: a database, a file replica, a store.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use litestream::{Database, DbOptions, ReplicaOptions, Store, StoreOptions};
+use litestream_replica::clock::SystemClock;
+use litestream_replica::file::{FileClient, FileOptions};
+use litestream_testkit::image::{Image, read_image};
+use litestream_testkit::upstream;
+use tokio_util::sync::CancellationToken;
+
+/// A temporary directory with a database and its replica.
+pub struct Setup {
+    pub dir: tempfile::TempDir,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    pub fn replica(&self) -> PathBuf {
+        self.dir.path().join("replica")
+    }
+
+    pub fn url(&self) -> String {
+        format!("file://{}", self.replica().display())
+    }
+
+    pub fn client(&self) -> Arc<FileClient> {
+        Arc::new(FileClient::new(FileOptions::new(self.replica())).unwrap())
+    }
+
+    pub fn store(&self) -> Store {
+        self.store_with(DbOptions::new(self.db())).0
+    }
+
+    pub fn store_with(&self, options: DbOptions) -> (Store, Arc<Database>) {
+        let store = Store::new(StoreOptions::default(), Arc::new(SystemClock));
+        let db = store.add(options, self.client(), ReplicaOptions::default()).unwrap();
+        (store, db)
+    }
+
+    pub fn application(&self) -> rusqlite::Connection {
+        let db = rusqlite::Connection::open(self.db()).unwrap();
+        db.busy_timeout(Duration::from_secs(10)).unwrap();
+        db.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x)")
+            .unwrap();
+        db
+    }
+
+    /// What upstream restores from the replica.
+    pub fn restored(&self) -> Image {
+        let output = self.dir.path().join("restored.db");
+        if output.exists() {
+            std::fs::remove_file(&output).unwrap();
+        }
+        upstream::litestream().restore(&self.url(), &output).unwrap().success().unwrap();
+        Image::of_closed_file(&output).unwrap()
+    }
+
+    pub fn assert_restores(&self, what: &str) {
+        read_image(&self.db()).unwrap().assert_same(&self.restored(), what);
+    }
+
+    pub fn l0_count(&self) -> usize {
+        count(&self.replica().join("ltx/0"))
+    }
+}
+
+pub fn count(dir: &Path) -> usize {
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+pub async fn close(store: &Store) {
+    let report = store.close(&CancellationToken::new()).await;
+    assert!(report.unsent.is_empty(), "{:?}", report.unsent);
+}
+
+impl Setup {
+    /// What our own restore makes of the replica at one transaction.
+    pub async fn restored_at(&self, txid: ltx::Txid) -> Image {
+        let output = self.dir.path().join(format!("restored-{txid}.db"));
+        upstream::litestream()
+            .run(["restore", "-txid", &txid.to_string(), "-o", output.to_str().unwrap(), &self.url()])
+            .unwrap()
+            .success()
+            .unwrap();
+        let image = Image::of_closed_file(&output).unwrap();
+        std::fs::remove_file(&output).unwrap();
+        image
+    }
+}
+
+impl Setup {
+    pub fn meta(&self) -> PathBuf {
+        litestream::meta_path(&self.db())
+    }
+
+    pub fn wal_len(&self) -> u64 {
+        std::fs::metadata(self.dir.path().join("app.db-wal")).unwrap().len()
+    }
+
+    /// Does what compaction does: one level-1 file for all of level 0.
+    pub fn merge_level_0_into_1(&self) {
+        let mut paths: Vec<_> =
+            std::fs::read_dir(self.replica().join("ltx/0")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let name = |path: &Path| ltx::FileName::parse(path.file_name().unwrap().to_str().unwrap()).unwrap();
+        let merged = ltx::FileName { min: name(&paths[0]).min, max: name(paths.last().unwrap()).max };
+        let level_1 = self.replica().join("ltx/1");
+        std::fs::create_dir_all(&level_1).unwrap();
+        let inputs = paths.iter().map(|path| std::fs::File::open(path).unwrap()).collect();
+        ltx::merge(inputs, std::fs::File::create(level_1.join(merged.to_string())).unwrap()).unwrap();
+    }
+}

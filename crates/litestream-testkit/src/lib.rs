@@ -9,6 +9,7 @@
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
+//! - [`soak`] – all of it together, with mishaps, for hours if need be
 //! - [`usage`] – what a run of a binary costs
 //! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
 //!
@@ -27,6 +28,7 @@ pub mod s3_server;
 pub mod scenario;
 pub mod schema;
 mod sigv4;
+pub mod soak;
 pub mod spawn;
 pub mod upstream;
 pub mod usage;

@@ -52,9 +52,9 @@ impl Demo {
         self.say("an application moves money between 500 accounts, one transaction after another");
         drop(Bank::open(&self.db, 1)?);
         let mut writer = BankWriter::start(&self.db)?;
-        let daemon = self.replicate()?;
+        let mut daemon = self.replicate()?;
         self.say(&format!("litestream replicates {} to {}", self.db.display(), self.replica.display()));
-        let proven = self.wait_for_restore(1)?;
+        let proven = self.wait_for_restore(1, &mut daemon)?;
         thread::sleep(Duration::from_secs(4));
         let proven = self.restore("while-running")?.max(proven);
         self.say(&format!("a restore made just now, while both go on, holds {proven} transfers: they are uploaded"));
@@ -71,9 +71,9 @@ impl Demo {
             acknowledged.saturating_sub(restored)
         ));
 
-        let daemon = self.replicate()?;
+        let mut daemon = self.replicate()?;
         self.say("litestream starts again and finds what it had not uploaded");
-        let all = self.wait_for_restore(acknowledged)?;
+        let all = self.wait_for_restore(acknowledged, &mut daemon)?;
         self.say(&format!("now all {acknowledged} acknowledged transfers are in the replica (it holds {all})"));
         daemon.terminate(Duration::from_secs(30)).context("stop the replicator")?;
         self.prove_equality()?;
@@ -88,15 +88,18 @@ impl Demo {
     }
 
     /// Restores until at least `transfers` are there.
-    fn wait_for_restore(&self, transfers: u64) -> Result<u64> {
+    fn wait_for_restore(&self, transfers: u64, daemon: &mut Daemon) -> Result<u64> {
         let start = Instant::now();
         let mut attempt = 0;
         loop {
             attempt += 1;
+            if let Some(status) = daemon.status()? {
+                anyhow::bail!("litestream has ended: {status}; its log:\n{}", daemon.log());
+            }
             match self.restore(&format!("wait-{transfers}-{attempt}")) {
                 Ok(restored) if restored >= transfers => return Ok(restored),
                 result if start.elapsed() > Duration::from_secs(20) => {
-                    let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                    let log = daemon.log();
                     let restored = result.with_context(|| format!("restore; litestream's log:\n{log}"))?;
                     anyhow::bail!("after 20 s the replica holds {restored} of {transfers} transfers:\n{log}");
                 }

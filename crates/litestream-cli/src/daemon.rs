@@ -90,6 +90,7 @@ impl Daemon<'_> {
             }
         };
         if let End::Once(Ok(())) = end {
+            tracing::info!("one-shot replication complete");
             tracing::info!("replication complete, litestream shutting down");
         }
         let report = close(&store, &mut signals).await;
@@ -184,7 +185,7 @@ impl Daemon<'_> {
             url = fact("url"),
             "replicating to"
         );
-        if !path.exists() {
+        if self.once.is_none() && !path.exists() {
             tracing::warn!(path = %path.display(), "database file not found, waiting for it");
         }
         Ok(())

@@ -30,9 +30,7 @@ impl ExecChild {
     /// The line cannot be split, or the program cannot be started.
     pub(crate) fn start(line: &str, added: &[(&'static str, String)]) -> Result<Self, Failure> {
         let words = split(line)?;
-        let [program, arguments @ ..] = words.as_slice() else {
-            return Err(Failure::new("cannot parse exec command: the command is empty"));
-        };
+        let [program, arguments @ ..] = words.as_slice() else { return Err(empty()) };
         let child = Command::new(program)
             .args(arguments)
             .envs(added.iter().map(|(name, value)| (*name, value.as_str())))
@@ -121,10 +119,10 @@ fn cannot_start(program: &str, error: &io::Error) -> Failure {
     Failure::new(format!("cannot start exec command: {why}"))
 }
 
-/// Splits a command line into words.
+/// Splits a command line into words, of which there is at least one.
 ///
 /// # Errors
-/// Unbalanced quotes or parentheses, or an operator of the shell.
+/// Nothing but blanks, unbalanced quotes or parentheses, or an operator of the shell.
 pub(crate) fn split(line: &str) -> Result<Vec<String>, Failure> {
     let invalid = || Failure::new("cannot parse exec command: invalid command line string");
     let mut words = Vec::new();
@@ -173,7 +171,11 @@ pub(crate) fn split(line: &str) -> Result<Vec<String>, Failure> {
         }
     }
     words.extend(word);
-    Ok(words)
+    if words.is_empty() { Err(empty()) } else { Ok(words) }
+}
+
+fn empty() -> Failure {
+    Failure::new("cannot parse exec command: the command is empty")
 }
 
 /// The line as the argument of a shell, quoted for the shell it is typed into
@@ -198,10 +200,14 @@ mod tests {
             ("`date x` $(date x) y", &["`date x`", "$(date x)", "y"]),
             ("'a;b' \\; \"x|y\"", &["a;b", ";", "x|y"]),
             ("FOO=bar cmd", &["FOO=bar", "cmd"]),
-            (" \t ", &[]),
         ] {
             assert_eq!(split(line).unwrap(), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_line_of_blanks_is_refused() {
+        assert_eq!(split(" \t ").unwrap_err().to_string(), "cannot parse exec command: the command is empty");
     }
 
     #[test]

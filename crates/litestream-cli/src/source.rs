@@ -45,7 +45,7 @@ impl Source {
         match arguments.positionals.as_slice() {
             [] => Err(usage().into()),
             [name] if name.is_empty() => Err(usage().into()),
-            [url] if is_replica_url(url) => {
+            [url] if is_replica_url(url) && !is_database_url(url) => {
                 if arguments.non_empty("config").is_some() {
                     return fail("cannot specify a replica URL and the -config flag");
                 }
@@ -90,4 +90,9 @@ impl Source {
             loaded.log_warnings();
         }
     }
+}
+
+/// `sqlite://` in front of a path is a way to write a database, not a replica.
+fn is_database_url(text: &str) -> bool {
+    text.starts_with("sqlite://") || text.starts_with("sqlite3://")
 }

@@ -14,6 +14,7 @@ use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, NO_EX
 use crate::config::model::Logging;
 use crate::config::{self, Config, Loaded, Surroundings};
 use crate::daemon::{Daemon, Once};
+use crate::exec;
 use crate::failure::fail;
 use crate::logging::LogOptions;
 
@@ -91,6 +92,10 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         exec.clone_into(&mut loaded.config.exec);
     }
     let once = once(&arguments, &loaded.config)?;
+    // A line that cannot be run is a mistake to report before anything starts.
+    if !loaded.config.exec.is_empty() {
+        exec::split(&loaded.config.exec)?;
+    }
     if arguments.is_set("restore-if-db-not-exists") {
         for db in loaded.config.dbs.iter_mut().filter(|db| db.path.is_some()) {
             db.restore_if_db_not_exists = true;

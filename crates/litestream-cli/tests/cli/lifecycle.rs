@@ -1,0 +1,270 @@
+//! `replicate` from start to exit: one-shot runs, children, signals.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+
+use crate::{Outcome, Sandbox, row_count};
+
+/// A running `replicate`, its log read line by line.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStdout>,
+    seen: String,
+}
+
+impl Running {
+    fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
+        let arguments: Vec<&str> = ["replicate"].iter().chain(arguments).copied().collect();
+        let mut child = sandbox.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        Self { child, log, seen: String::new() }
+    }
+
+    /// Blocks until a line with this text appears.
+    fn wait_for(&mut self, text: &str) {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "ended before {text:?}:\n{}", self.seen);
+            self.seen.push_str(&line);
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = std::process::Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end.
+    fn finish(mut self) -> Outcome {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            self.seen.push_str(&line);
+            line.clear();
+        }
+        let output = self.child.wait_with_output().unwrap();
+        Outcome {
+            code: output.status.code().unwrap_or(-1),
+            stdout: self.seen,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn restored_rows(sandbox: &Sandbox, url: &str) -> u32 {
+    let outcome = sandbox.run(&["restore", "-force", "-o", "restored.db", url]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    row_count(&sandbox.path("restored.db"))
+}
+
+fn messages(log: &str) -> Vec<String> {
+    log.lines()
+        .filter_map(|line| line.split_once(" msg="))
+        .map(|(_, rest)| match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split('"').next().unwrap().to_owned(),
+            None => rest.split(' ').next().unwrap().to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_one_shot_run_syncs_and_exits() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let outcome = sandbox.run(&["replicate", "-once", "-force-snapshot", "a.db", &url]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{outcome:?}");
+    let messages = messages(&outcome.stdout);
+    assert_eq!(messages[..4], ["litestream", "initialized db", "replicating to", "syncing database"]);
+    assert_eq!(
+        messages[messages.len() - 3..],
+        ["one-shot replication complete", "replication complete, litestream shutting down", "litestream shut down"]
+    );
+    let line = outcome.stdout.lines().nth(2).unwrap();
+    assert!(
+        line.ends_with(&format!(" msg=\"replicating to\" type=file sync-interval=1s path={}", sandbox.text("r"))),
+        "{line}"
+    );
+    assert_eq!(restored_rows(&sandbox, &url), 10);
+}
+
+#[test]
+fn a_one_shot_run_without_its_database_fails() {
+    let sandbox = Sandbox::new();
+    let url = format!("file://{}", sandbox.text("r"));
+    let outcome = sandbox.run(&["replicate", "-once", "nope.db", &url]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.contains(&sandbox.text("nope.db")), "{outcome:?}");
+    assert!(!sandbox.path("nope.db").exists(), "a database is never made up");
+}
+
+#[test]
+fn a_one_shot_run_that_cannot_upload_fails_and_names_the_database() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    sandbox.write("file", "no directory");
+    let config = sandbox.write("c.yml", "shutdown-sync-timeout: 0\ndbs: [{path: a.db, replica: {path: file/r}}]");
+    let outcome = sandbox.run(&["replicate", "-once", "-config", &config]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.starts_with("Error: ") && outcome.stderr.contains(&sandbox.text("a.db")), "{outcome:?}");
+}
+
+/// The original, asked to stop within its first second, had replicated nothing
+/// and reported success.
+#[test]
+fn stopping_at_once_still_replicates() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let mut running = Running::start(&sandbox, &["a.db", &url]);
+    running.wait_for("msg=litestream");
+    running.wait_for("replicating to");
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{outcome:?}");
+    assert!(outcome.stdout.contains("msg=\"signal received, litestream shutting down\" signal=terminated\n"));
+    assert!(outcome.stdout.ends_with("msg=\"litestream shut down\"\n"));
+    assert_eq!(restored_rows(&sandbox, &url), 10);
+}
+
+/// `timeout(1)` signals a process and its group within milliseconds; the
+/// original took that for impatience and skipped the final sync.
+#[test]
+fn a_doubled_signal_is_one_request() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let mut running = Running::start(&sandbox, &["a.db", &url]);
+    running.wait_for("replicating to");
+    running.signal("-INT");
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(restored_rows(&sandbox, &url), 10);
+}
+
+#[test]
+fn changes_that_did_not_reach_the_replica_are_an_error_at_exit() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    sandbox.write("file", "no directory");
+    let config = sandbox.write("c.yml", "shutdown-sync-timeout: 0\ndbs: [{path: a.db, replica: {path: file/r}}]");
+    let mut running = Running::start(&sandbox, &["-config", &config]);
+    running.wait_for("replicating to");
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.stderr.starts_with(&format!("Error: {}: not replicated: ", sandbox.text("a.db"))), "{outcome:?}");
+}
+
+#[test]
+fn a_child_that_ends_ends_replication_after_a_sync() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let outcome = sandbox.run(&["replicate", "-exec", "true", "a.db", &url]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{outcome:?}");
+    assert!(outcome.stdout.contains("msg=\"subprocess exited, litestream shutting down\"\n"), "{outcome:?}");
+    assert_eq!(restored_rows(&sandbox, &url), 10);
+}
+
+#[test]
+fn a_child_that_fails_is_reported_after_a_sync() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    for (exec, message) in
+        [("sh -c 'exit 7'", "Error: exit status 7\n"), ("sh -c 'kill -9 $$'", "Error: signal: killed\n")]
+    {
+        let outcome = sandbox.run(&["replicate", "-exec", exec, "a.db", &url]);
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (1, message), "{outcome:?}");
+        assert_eq!(restored_rows(&sandbox, &url), 10);
+    }
+}
+
+#[test]
+fn a_child_that_cannot_start_is_an_error() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let outcome = sandbox.run(&["replicate", "-exec", "/nope/program x", "a.db", &url]);
+    assert_eq!(outcome.code, 1);
+    assert_eq!(outcome.stderr, "Error: cannot start exec command: exec /nope/program: no such file or directory\n");
+}
+
+#[test]
+fn a_signal_is_passed_to_the_child_and_what_it_wrote_last_is_replicated() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    for (name, exit, code, stderr) in [
+        ("-TERM", "exit 0", 0, ""),
+        ("-INT", "trap - INT; kill -INT $$", 0, ""),
+        ("-TERM", "exit 3", 1, "Error: cannot wait for exec process: exit status 3\n"),
+    ] {
+        let signal = name.trim_start_matches('-');
+        let script = format!("trap '{exit}' {signal}; echo child ready; while :; do sleep 0.01; done");
+        let script_path = sandbox.write("child.sh", &script);
+        let mut running = Running::start(&sandbox, &["-exec", &format!("sh {script_path}"), "a.db", &url]);
+        running.wait_for("child ready");
+        running.signal(name);
+        let outcome = running.finish();
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (code, stderr), "{outcome:?}");
+        let messages = messages(&outcome.stdout);
+        let start = messages.iter().position(|message| message.starts_with("signal received")).unwrap();
+        assert_eq!(
+            messages[start..start + 3],
+            [
+                "signal received, litestream shutting down",
+                "sending signal to exec process",
+                "waiting for exec process to close"
+            ]
+        );
+        assert_eq!(restored_rows(&sandbox, &url), 10);
+    }
+}
+
+#[test]
+fn a_child_gets_the_copied_credentials_and_the_log_level() {
+    let sandbox = Sandbox::new().with("LITESTREAM_ACCESS_KEY_ID", "id").with("LITESTREAM_SECRET_ACCESS_KEY", "key");
+    sandbox.database("a.db", 1);
+    let url = format!("file://{}", sandbox.text("r"));
+    let script = sandbox.write("child.sh", "echo \"$AWS_ACCESS_KEY_ID $AWS_SECRET_ACCESS_KEY $LOG_LEVEL\" > seen");
+    let outcome = sandbox.run(&["replicate", "-log-level", "warn", "-exec", &format!("sh {script}"), "a.db", &url]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(std::fs::read_to_string(sandbox.path("seen")).unwrap(), "id key warn\n");
+}
+
+#[test]
+fn missing_databases_are_restored_before_replication() {
+    let sandbox = Sandbox::new();
+    let url = sandbox.replica();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(sandbox.path(&format!("a.db{suffix}")));
+    }
+    let outcome = sandbox.run(&["replicate", "-once", "-restore-if-db-not-exists", "a.db", &url]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let found = messages(&outcome.stdout);
+    assert_eq!(found[1..3], ["attempting restore before replication", "restore completed"], "{outcome:?}");
+    assert_eq!(row_count(&sandbox.path("a.db")), 100);
+
+    let outcome = sandbox.run(&["replicate", "-once", "-restore-if-db-not-exists", "a.db", &url]);
+    assert_eq!(messages(&outcome.stdout)[1], "database exists, skipping restore");
+    let empty = format!("file://{}", sandbox.text("empty"));
+    let outcome = sandbox.run(&["replicate", "-once", "-restore-if-db-not-exists", "b.db", &empty]);
+    assert_eq!(messages(&outcome.stdout)[2], "no backup found, starting fresh");
+}
+
+#[test]
+fn the_readers_of_the_log_may_leave() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let arguments = ["replicate", "-exec", "sh -c 'exit 0'", "a.db", &url];
+    let mut child = sandbox.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(restored_rows(&sandbox, &url), 10);
+}

@@ -24,11 +24,20 @@ pub struct Database {
     clock: Arc<dyn Clock>,
     capture: SharedCapture,
     uploader: tokio::sync::Mutex<Uploader>,
-    /// Newest captured transaction, for whoever waits to send it.
-    captured: watch::Sender<Option<Txid>>,
+    /// For whoever waits to send: moves with each capture that found something.
+    captured: watch::Sender<Captured>,
     /// Rung by the file notification.
     pub(crate) wake: Arc<Notify>,
     status: Mutex<DatabaseStatus>,
+}
+
+/// What the upload side waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Captured {
+    /// A pass has succeeded, so the database is open.
+    pub(crate) ready: bool,
+    /// Newest captured transaction.
+    pub(crate) txid: Option<Txid>,
 }
 
 /// What is known about a database at one moment.
@@ -64,7 +73,7 @@ impl Database {
         Self {
             uploader: tokio::sync::Mutex::new(Uploader::new(client.clone())),
             capture: Arc::new(Mutex::new(capture)),
-            captured: watch::Sender::new(None),
+            captured: watch::Sender::new(Captured::default()),
             wake: Arc::new(Notify::new()),
             status: Mutex::default(),
             options,
@@ -107,7 +116,8 @@ impl Database {
             Err(err) => status.capture_error = Some(err.to_string()),
         });
         if let Ok(report) = &result {
-            self.captured.send_if_modified(|txid| std::mem::replace(txid, report.txid) != report.txid);
+            let now = Captured { ready: true, txid: report.txid };
+            self.captured.send_if_modified(|captured| std::mem::replace(captured, now) != now);
         }
         result
     }
@@ -169,12 +179,17 @@ impl Database {
         self.capture.try_lock().map_or(true, |capture| capture.is_behind())
     }
 
+    /// True when an idle database needs a pass all the same.
+    pub(crate) fn needs_attention(&self) -> bool {
+        self.capture.try_lock().map_or(true, |capture| capture.needs_attention(Instant::now()))
+    }
+
     /// WAL bytes that wait for capture, as far as they can be told at once.
     pub(crate) fn backlog(&self) -> u64 {
         self.capture.try_lock().map_or(0, |capture| capture.backlog())
     }
 
-    pub(crate) fn captured(&self) -> watch::Receiver<Option<Txid>> {
+    pub(crate) fn captured(&self) -> watch::Receiver<Captured> {
         self.captured.subscribe()
     }
 

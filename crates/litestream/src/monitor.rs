@@ -97,7 +97,12 @@ async fn wait_for_change(db: &Database, shared: &Shared) {
         }
         let patience = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
         if timeout(patience, db.wake.notified()).await.is_err() {
-            // The pass also notices a replaced file and a checkpoint that is due.
+            if db.needs_attention() {
+                return;
+            }
+            continue;
+        }
+        if db.needs_attention() {
             return;
         }
         // The write that woke us comes before its commit is published: frames
@@ -119,10 +124,10 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
     let mut failures = Failures::new("monitor error", "replica sync recovered", db.replica.sync_interval);
     loop {
         // Nothing is sent before the first pass: it opens the database.
-        if captured.borrow_and_update().is_none() && db.status().captured_at.is_none() {
+        if !captured.borrow_and_update().ready {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = sleep(FIRST_LOOK) => continue,
+                changed = captured.changed() => if changed.is_err() { return } else { continue },
             }
         }
         let round = {

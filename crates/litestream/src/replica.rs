@@ -27,8 +27,9 @@ pub(crate) struct Uploader {
     client: Arc<dyn ReplicaClient>,
     /// The newest transaction the replica is known to have, in an unbroken chain.
     uploaded: Option<Txid>,
-    /// We have written to this prefix in this process: nobody else may.
-    owner: bool,
+    /// The newest transaction this process has tried to write, once it has
+    /// written any. Anything newer in the replica is somebody else's.
+    attempted: Option<Txid>,
 }
 
 /// Access to the capture state from async code.
@@ -36,7 +37,7 @@ pub(crate) type SharedCapture = Arc<std::sync::Mutex<Capture>>;
 
 impl Uploader {
     pub(crate) fn new(client: Arc<dyn ReplicaClient>) -> Self {
-        Self { client, uploaded: None, owner: false }
+        Self { client, uploaded: None, attempted: None }
     }
 
     pub(crate) fn uploaded(&self) -> Option<Txid> {
@@ -72,10 +73,10 @@ impl Uploader {
             })
             .await?;
             let Some(path) = path else { return Ok(true) };
+            self.attempted = self.attempted.max(Some(next));
             self.send(next, &path).await?;
             uploaded = next;
             self.uploaded = Some(uploaded);
-            self.owner = true;
         }
         Ok(false)
     }
@@ -99,6 +100,15 @@ impl Uploader {
     async fn reconcile(&mut self, capture: &SharedCapture) -> Result<Txid> {
         let inventory = Inventory::load(&*self.client, false).await?;
         let newest = inventory.files().iter().map(|file| file.id.max).max().unwrap_or(Txid::NONE);
+        if self.attempted.is_some_and(|ours| newest > ours) {
+            return Err(Error::new(
+                ErrorKind::Setup,
+                format!(
+                    "another writer appends to {} (found txid {newest}); stop it, then restart litestream to continue above it",
+                    self.client.location()
+                ),
+            ));
+        }
         let intact = inventory.plan(Target::Latest).is_ok_and(|plan| plan.txid() == newest);
         let (position, files) = with(capture, |capture| Ok((capture.txid(), capture.l0_txids()?))).await?;
         let same = self.compare(&inventory, newest, &files, capture).await?;
@@ -113,18 +123,6 @@ impl Uploader {
                 reason,
                 "database and replica differ, storing a whole image"
             );
-        }
-        if self.owner
-            && matches!(decision, Decision::Rebase { .. })
-            && newest > self.uploaded.unwrap_or(Txid::NONE).max(position.unwrap_or(Txid::NONE))
-        {
-            return Err(Error::new(
-                ErrorKind::Setup,
-                format!(
-                    "another writer appends to {} (found txid {newest}); stop it, then restart litestream to continue above it",
-                    self.client.location()
-                ),
-            ));
         }
         let uploaded = match decision {
             Decision::Upload { after } => after,
@@ -176,6 +174,7 @@ impl Uploader {
     async fn store_image(&mut self, capture: &SharedCapture, kind: ImageKind, at_level_9: bool) -> Result<Txid> {
         let frozen = with(capture, move |capture| capture.freeze_image(kind)).await?;
         let txid = frozen.txid;
+        self.attempted = self.attempted.max(Some(txid));
         let id = if at_level_9 {
             FileId { level: Level::SNAPSHOT, min: Txid::FIRST, max: txid }
         } else {
@@ -196,7 +195,6 @@ impl Uploader {
                 return Err(err);
             }
         };
-        self.owner = true;
         with(capture, move |capture| {
             if matches!(kind, ImageKind::Rebase { .. }) {
                 capture.adopt_sums(sums)?;

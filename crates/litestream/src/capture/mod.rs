@@ -70,8 +70,8 @@ pub(crate) enum Base {
 
 /// When and how the WAL was last made shorter.
 struct Checkpoints {
-    /// When the WAL was last seen completely copied.
-    clean_since: Instant,
+    /// Since when frames wait to be copied; `None` while there are none.
+    dirty_since: Option<Instant>,
     /// No attempt before this moment: somebody's reader holds the WAL.
     not_before: Instant,
     backoff: Duration,
@@ -107,7 +107,7 @@ impl Capture {
             base: Base::Unopened,
             db_file: None,
             checkpoints: Checkpoints {
-                clean_since: now,
+                dirty_since: None,
                 not_before: now,
                 backoff: MIN_BACKOFF,
                 count: 0,

@@ -20,6 +20,17 @@ impl Capture {
             .map_or(true, |index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
     }
 
+    /// True when an idle database needs a pass all the same: its file was replaced,
+    /// or frames have waited long enough for a checkpoint.
+    pub(crate) fn needs_attention(&self, now: Instant) -> bool {
+        let Some(live) = &self.live else { return true };
+        let waits = match self.checkpoints.dirty_since {
+            Some(since) => self.is_waiting_too_long(since, now) && now >= self.checkpoints.not_before,
+            None => live.index().is_ok_and(|index| !index.is_backfilled()),
+        };
+        waits || live.check().is_err()
+    }
+
     /// WAL bytes beyond the position.
     pub(crate) fn backlog(&self) -> u64 {
         let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return 0 };
@@ -85,15 +96,15 @@ impl Capture {
     /// gap between commits in which a checkpoint could finish.
     fn goal(&mut self, index: &WalIndex, now: Instant) -> Goal {
         if index.is_backfilled() {
-            self.checkpoints.clean_since = now;
+            self.checkpoints.dirty_since = None;
             return Goal::Advance;
         }
+        let dirty_since = *self.checkpoints.dirty_since.get_or_insert(now);
         if now < self.checkpoints.not_before {
             return Goal::Advance;
         }
         let frames = index.end.frame;
-        let by_time = !self.options.checkpoint_interval.is_zero()
-            && now.duration_since(self.checkpoints.clean_since) >= self.options.checkpoint_interval;
+        let by_time = self.is_waiting_too_long(dirty_since, now);
         if frames >= self.lock_threshold(index) {
             Goal::CheckpointUnderLock
         } else if frames >= self.options.min_checkpoint_page_count || by_time {
@@ -101,6 +112,11 @@ impl Capture {
         } else {
             Goal::Advance
         }
+    }
+
+    fn is_waiting_too_long(&self, dirty_since: Instant, now: Instant) -> bool {
+        let interval = self.options.checkpoint_interval;
+        !interval.is_zero() && now.duration_since(dirty_since) >= interval
     }
 
     /// WAL length in pages from which the write lock may be taken: half of the
@@ -120,7 +136,7 @@ impl Capture {
             self.checkpoints.locked_count += 1;
         }
         if self.live()?.index()?.is_backfilled() {
-            self.checkpoints.clean_since = now;
+            self.checkpoints.dirty_since = None;
             self.checkpoints.backoff = MIN_BACKOFF;
         } else if goal == Goal::CheckpointUnderLock {
             // With writers held off only a reader can stand in the way. Coming

@@ -123,3 +123,16 @@ impl Setup {
         ltx::merge(inputs, std::fs::File::create(level_1.join(merged.to_string())).unwrap()).unwrap();
     }
 }
+
+impl Setup {
+    /// The level-0 files of the replica follow each other without a hole.
+    pub fn assert_level_0_is_dense(&self) {
+        let mut txids: Vec<u64> = std::fs::read_dir(self.replica().join("ltx/0"))
+            .unwrap()
+            .map(|entry| ltx::FileName::parse(entry.unwrap().file_name().to_str().unwrap()).unwrap().max.get())
+            .collect();
+        txids.sort_unstable();
+        let first = txids[0];
+        assert!(txids.iter().copied().eq(first..first + txids.len() as u64), "a hole in {txids:?}");
+    }
+}

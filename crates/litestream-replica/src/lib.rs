@@ -23,8 +23,11 @@ mod error;
 pub mod file;
 pub mod layout;
 mod level;
+pub mod metered;
 pub mod plan;
 pub mod restore;
+pub mod resume;
+pub mod retry;
 pub mod url;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};

@@ -510,7 +510,7 @@ fn absent_is_fine(result: io::Result<()>, what: &str, path: &Path) -> Result<()>
 }
 
 /// Runs local file work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(stopped) => Err(Error::with_source(ErrorKind::Cancelled, "file task stopped", stopped)),

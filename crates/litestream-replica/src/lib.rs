@@ -21,6 +21,8 @@ pub mod client;
 pub mod clock;
 mod error;
 pub mod file;
+#[cfg(feature = "s3")]
+pub mod http;
 pub mod layout;
 mod level;
 pub mod metered;
@@ -28,6 +30,8 @@ pub mod plan;
 pub mod restore;
 pub mod resume;
 pub mod retry;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod url;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};

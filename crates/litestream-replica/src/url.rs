@@ -2,7 +2,7 @@
 //! control socket and extension.
 //!
 //! `scheme://[user[:password]@]host/path?query`. The scheme names the backend;
-//! what the rest means is the backend's business.
+//! what the rest means is the backend's business (`s3`: [`crate::s3::S3Options`]).
 //! A URL may carry credentials, so errors never quote more of it than the part
 //! that is wrong.
 //!
@@ -16,12 +16,23 @@ use crate::file::{FileClient, FileOptions};
 use crate::layout::clean_path;
 use crate::{Error, ErrorKind, ReplicaClient, Result};
 
+#[cfg(feature = "s3")]
+use crate::{
+    http::HttpPool,
+    retry::RetryPolicy,
+    s3::{AwsIdentity, S3Client, S3Options},
+};
+
 /// Where a replica is, as its backend's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "made once per replica and taken apart at once")]
 pub enum ReplicaUrl {
     /// A local directory.
     File(FileOptions),
+    /// A bucket of Amazon S3 or of a store that speaks its protocol.
+    #[cfg(feature = "s3")]
+    S3(S3Options),
 }
 
 impl ReplicaUrl {
@@ -40,6 +51,8 @@ impl ReplicaUrl {
         let url = SplitUrl::parse(text)?;
         match url.scheme.as_str() {
             "file" => Ok(Self::File(FileOptions::new(file_path(&url)?))),
+            #[cfg(feature = "s3")]
+            "s3" => Ok(Self::S3(crate::s3::parse_url(&url)?)),
             "webdavs" => Err(unsupported_type("webdav")),
             scheme => Err(unsupported_type(scheme)),
         }
@@ -49,6 +62,8 @@ impl ReplicaUrl {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File(_) => "file",
+            #[cfg(feature = "s3")]
+            Self::S3(_) => "s3",
         }
     }
 
@@ -57,6 +72,8 @@ impl ReplicaUrl {
     pub fn join(mut self, relative: &str) -> Self {
         match &mut self {
             Self::File(options) => options.path = options.path.join(relative),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => options.join(relative),
         }
         self
     }
@@ -68,6 +85,8 @@ impl ReplicaUrl {
     pub fn into_client(self, context: &ClientContext) -> Result<Arc<dyn ReplicaClient>> {
         match self {
             Self::File(options) => Ok(Arc::new(FileClient::new(options.with_defaults(&context.files))?)),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => Ok(Arc::new(S3Client::new(options, context)?)),
         }
     }
 }
@@ -81,12 +100,33 @@ pub struct ClientContext {
     /// Mode and owner of new files and directories of `file` replicas, where the
     /// replica's own options leave them open.
     pub files: FileOptions,
+    /// How servers are reached: proxies, trust anchors, connections.
+    #[cfg(feature = "s3")]
+    pub http: HttpPool,
+    /// Credentials of AWS's default chain, shared by all clients.
+    #[cfg(feature = "s3")]
+    pub aws: AwsIdentity,
+    /// How often requests are repeated.
+    #[cfg(feature = "s3")]
+    pub retry: RetryPolicy,
 }
 
 /// Reads one environment variable.
 pub type EnvLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 impl ClientContext {
+    /// The usual context of a program: credentials, proxies and certificates as
+    /// the environment says. Make one and clone it, so that all clients share
+    /// connections and credentials.
+    pub fn from_env(env: EnvLookup) -> Self {
+        Self {
+            #[cfg(feature = "s3")]
+            http: HttpPool::new(crate::http::HttpOptions::from_env(&*env)),
+            env: Some(env),
+            ..Self::default()
+        }
+    }
+
     /// One environment variable; an empty one counts as unset.
     pub fn env_var(&self, name: &str) -> Option<String> {
         self.env.as_ref().and_then(|env| env(name)).filter(|value| !value.is_empty())
@@ -161,7 +201,7 @@ impl SplitUrl {
     }
 
     /// The value of the first of these query keys that is present.
-    #[allow(dead_code, reason = "read by the object stores")]
+    #[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "file replicas take no parameters"))]
     pub(crate) fn query(&self, names: &[&str]) -> Option<&str> {
         let (_, value) = self.query.iter().find(|(key, _)| names.contains(&key.as_str()))?;
         Some(value)
@@ -284,6 +324,8 @@ mod tests {
     fn path_of(text: &str) -> String {
         match ReplicaUrl::parse(text).unwrap() {
             ReplicaUrl::File(options) => options.path.display().to_string(),
+            #[cfg(feature = "s3")]
+            ReplicaUrl::S3(_) => panic!("{text} is not a file replica"),
         }
     }
 

@@ -8,10 +8,15 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "a test that panics has found something"
+    clippy::print_stdout,
+    reason = "a test that panics has found something, one that skips says so"
 )]
 
 mod contract {
+    #[cfg(feature = "s3")]
+    mod faults;
     mod file;
+    #[cfg(feature = "s3")]
+    mod s3;
     mod suite;
 }

@@ -71,6 +71,7 @@ impl ReplicaSettings {
         let context = ClientContext {
             env: Some(surroundings.environment.lookup()),
             files: db.map_or_else(FileOptions::default, like_database),
+            ..ClientContext::default()
         };
         self.resolve(surroundings)?.into_client(&context).map_err(|error| error.to_string())
     }

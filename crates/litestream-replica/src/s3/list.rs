@@ -1,0 +1,123 @@
+//! Listings: complete or an error.
+//!
+//! The store's order and its filters are helps, not promises: everything is
+//! checked and sorted here.
+//!
+//! Spec: backends §1.4, store-and-restore §3.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::{Method, StatusCode, header};
+use jiff::Timestamp;
+use ltx::Txid;
+
+use super::api::{Answer, Api, Call, Operation};
+use super::xml::{self, ListPage, ListedObject};
+use crate::layout::{Layout, parse_timestamp};
+use crate::{Error, ErrorKind, FileInfo, Level, Result};
+
+impl Api {
+    pub(super) async fn list_level(
+        &self,
+        layout: &Layout,
+        level: Level,
+        seek: Txid,
+        metadata: bool,
+    ) -> Result<Vec<FileInfo>> {
+        let prefix = layout.level_prefix(level);
+        // Names start with `min`, so all wanted ones sort behind these digits.
+        // Directory buckets have no order to start in.
+        let ordered = !self.settings.bucket.ends_with("--x-s3");
+        let start_after = (seek.get() > 0 && ordered).then(|| format!("{prefix}{seek}"));
+
+        let mut found = Vec::new();
+        self.list_keys(&prefix, start_after.as_deref(), |object| {
+            if let Some(id) = layout.file_of(level, &object.key).filter(|id| id.min >= seek) {
+                found.push((id, object));
+            }
+        })
+        .await?;
+        found.sort_unstable_by_key(|(id, _)| *id);
+        found.dedup_by_key(|(id, _)| *id);
+
+        let described = stream::iter(found).map(|(id, object)| async move {
+            let listed = object.last_modified.as_deref().and_then(parse_timestamp);
+            match (listed, object.size) {
+                (Some(created_at), Some(size)) if !metadata => Ok(Some(FileInfo { id, size, created_at })),
+                (listed, _) => {
+                    // Deleted since it was listed: not part of the replica.
+                    let Some(head) = self.head(&object.key).await? else { return Ok(None) };
+                    let Some(created_at) = head.timestamp.or(listed).or(head.last_modified) else {
+                        let message = format!("s3: list {}: the store tells no time", object.key);
+                        return Err(Error::new(ErrorKind::Transient, message));
+                    };
+                    Ok(Some(FileInfo { id, size: object.size.unwrap_or(head.size), created_at }))
+                }
+            }
+        });
+        let files: Vec<Option<FileInfo>> = described.buffered(METADATA_CONCURRENCY).try_collect().await?;
+        Ok(files.into_iter().flatten().collect())
+    }
+
+    /// Visits every object whose key starts with `prefix`, page by page.
+    pub(super) async fn list_keys(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        mut visit: impl FnMut(ListedObject) + Send,
+    ) -> Result<()> {
+        let mut token: Option<String> = None;
+        let mut seen = HashSet::new();
+        loop {
+            let mut call = Call::new(LIST, Method::GET, None);
+            call.query.extend([("list-type", "2"), ("prefix", prefix)]);
+            match (&token, start_after) {
+                (Some(token), _) => call.query.push(("continuation-token", token)),
+                (None, Some(start_after)) => call.query.push(("start-after", start_after)),
+                (None, None) => {}
+            }
+            let Answer { body, .. } = self.call(&call).await.map_err(|e| e.context(format!("list {prefix}")))?;
+            let page: ListPage = xml::parse(&body, LIST.name)?;
+            page.contents.into_iter().for_each(&mut visit);
+            if !page.is_truncated {
+                return Ok(());
+            }
+            // Without a way on, or in a circle, the list would be cut short.
+            let next = page.next_continuation_token.filter(|token| !token.is_empty() && seen.insert(token.clone()));
+            token = Some(next.ok_or_else(|| {
+                Error::new(ErrorKind::Transient, format!("s3: list {prefix}: the store does not say how to go on"))
+            })?);
+        }
+    }
+
+    /// What the store knows about one object; `None` if it is not there.
+    pub(super) async fn head(&self, key: &str) -> Result<Option<Head>> {
+        let mut call = self.with_customer_key(Call::new(HEAD, Method::HEAD, Some(key)))?;
+        call.accept = &[StatusCode::NOT_FOUND];
+        let Answer { status, headers, .. } = self.call(&call).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(Some(Head {
+            timestamp: text("x-amz-meta-litestream-timestamp").and_then(parse_timestamp),
+            last_modified: text(header::LAST_MODIFIED.as_str()).and_then(crate::http::parse_http_date),
+            size: text(header::CONTENT_LENGTH.as_str()).and_then(|len| len.parse().ok()).unwrap_or_default(),
+        }))
+    }
+}
+
+/// What `HeadObject` tells.
+pub(super) struct Head {
+    /// The LTX header's time, if it was stored readably.
+    timestamp: Option<Timestamp>,
+    last_modified: Option<Timestamp>,
+    size: u64,
+}
+
+const LIST: Operation = Operation { name: "list objects", permission: "s3:ListBucket" };
+const HEAD: Operation = Operation { name: "head object", permission: "s3:GetObject" };
+
+/// Questions about single objects in flight.
+const METADATA_CONCURRENCY: usize = 50;

@@ -1,0 +1,221 @@
+//! Amazon S3 and every store that speaks its protocol.
+//!
+//! `options` decides what the user's settings mean and `location` reads them
+//! from URLs; `provider` holds every difference between stores; `endpoint` turns
+//! keys into URLs; `credentials` knows who we are; `api` sends one request and
+//! `refusal` explains a no; `list`, `upload` and `delete` are the operations.
+//!
+//! Spec: backends §3 and §4, store-and-restore §3.
+
+mod api;
+mod credentials;
+mod delete;
+mod endpoint;
+mod list;
+mod location;
+mod options;
+mod provider;
+mod refusal;
+mod upload;
+mod xml;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use http::{Method, StatusCode, header};
+use ltx::Txid;
+use tokio::sync::OnceCell;
+
+use api::{Api, Call, Operation};
+pub use credentials::AwsIdentity;
+use endpoint::Target;
+pub(crate) use location::parse_url;
+pub use options::S3Options;
+use options::{DEFAULT_REGION, Settings};
+use upload::Conditional;
+use xml::Location;
+
+use crate::http::{HttpClient, ResponseBody};
+use crate::layout::Layout;
+use crate::{
+    ByteStream, ClientContext, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest,
+};
+
+/// A [`ReplicaClient`] over one prefix of a bucket.
+///
+/// One limit of the protocol shows: a small file whose upload is abandoned after
+/// its last byte was sent may still appear, complete.
+pub struct S3Client {
+    settings: Arc<Settings>,
+    layout: Layout,
+    http: HttpClient,
+    context: ClientContext,
+    ready: OnceCell<Arc<Api>>,
+    conditional: Arc<Conditional>,
+}
+
+impl S3Client {
+    /// Checks settings; contacts nobody yet.
+    ///
+    /// # Errors
+    /// [`Setup`](ErrorKind::Setup) when settings are missing, malformed or
+    /// contradict one another.
+    pub fn new(options: S3Options, context: &ClientContext) -> Result<Self> {
+        let settings = Settings::resolve(options, context)?;
+        Ok(Self {
+            layout: Layout::flat(&settings.path),
+            http: context.http.client(settings.skip_verify)?,
+            context: context.clone(),
+            ready: OnceCell::new(),
+            conditional: Arc::new(Conditional::new(settings.quirks.conditional_writes && settings.endpoint.is_none())),
+            settings,
+        })
+    }
+
+    /// The bucket with its region settled, asking the store once if need be.
+    async fn api(&self) -> Result<&Arc<Api>> {
+        self.ready
+            .get_or_try_init(|| async {
+                match &self.settings.region {
+                    Some(region) => self.in_region(region),
+                    None => self.in_region(&self.look_up_region().await?),
+                }
+            })
+            .await
+    }
+
+    fn in_region(&self, region: &str) -> Result<Arc<Api>> {
+        Ok(Arc::new(Api {
+            target: Target::new(&self.settings, region),
+            signer: credentials::signer(&self.context, self.settings.keys.clone(), region)?,
+            settings: self.settings.clone(),
+            http: self.http.clone(),
+            retry: self.context.retry,
+        }))
+    }
+
+    async fn look_up_region(&self) -> Result<String> {
+        let api = self.in_region(DEFAULT_REGION)?;
+        let mut call = Call::new(LOCATE, Method::GET, None);
+        call.query.push(("location", ""));
+        let answer = api.call(&call).await.map_err(|e| e.context("s3: cannot lookup bucket region"))?;
+        let location: Location = xml::parse(&answer.body, LOCATE.name)?;
+        Ok(match location.region.as_deref() {
+            None | Some("") => DEFAULT_REGION.to_owned(),
+            // What buckets of before 2014 call it.
+            Some("EU") => "eu-west-1".to_owned(),
+            Some(region) => region.to_owned(),
+        })
+    }
+}
+
+impl fmt::Debug for S3Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Client").field("location", &self.location()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait::async_trait]
+impl ReplicaClient for S3Client {
+    fn kind(&self) -> &'static str {
+        "s3"
+    }
+
+    fn location(&self) -> String {
+        let Settings { bucket, path, .. } = &*self.settings;
+        format!("s3://{bucket}/{path}")
+    }
+
+    fn log_fields(&self) -> Vec<(&'static str, String)> {
+        let settings = &self.settings;
+        vec![
+            ("bucket", settings.bucket.clone()),
+            ("path", settings.path.clone()),
+            ("region", settings.region.clone().unwrap_or_default()),
+            ("endpoint", settings.endpoint_text.clone()),
+        ]
+    }
+
+    async fn init(&self) -> Result<()> {
+        self.api().await.map(drop)
+    }
+
+    async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
+        self.api().await?.list_level(&self.layout, level, seek, metadata).await
+    }
+
+    async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
+        self.api().await?.read(&self.layout.key(id), offset, len).await
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
+        let api = self.api().await?;
+        let (id, created_at) = (request.id, request.timestamp);
+        let size = upload::write(api, &self.conditional, self.layout.key(id), request).await?;
+        Ok(FileInfo { id, size, created_at })
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        let keys: Vec<String> = files.iter().map(|&id| self.layout.key(id)).collect();
+        self.api().await?.delete_keys(&keys, false).await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.api().await?.delete_below(self.layout.root()).await
+    }
+}
+
+impl Api {
+    /// Bytes `offset .. offset + len` of an object; `len == 0` means to the end.
+    async fn read(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        let mut call = self.with_customer_key(Call::new(GET, Method::GET, Some(key)))?;
+        let whole = offset == 0 && len == 0;
+        if !whole {
+            let last = if len == 0 { String::new() } else { (offset.saturating_add(len) - 1).to_string() };
+            call = call.header("range", &format!("bytes={offset}-{last}"))?;
+            call.accept = &[StatusCode::RANGE_NOT_SATISFIABLE];
+        }
+        let response = self.open(&call).await?;
+        let take = if len == 0 { u64::MAX } else { len };
+        let skip = match response.status() {
+            // The object ends before the range begins.
+            StatusCode::RANGE_NOT_SATISFIABLE => return Ok(Box::pin(futures_util::stream::empty())),
+            StatusCode::PARTIAL_CONTENT => {
+                check_range_start(&response, offset).map_err(|e| e.context(call.describe()))?;
+                0
+            }
+            // A store without ranges sends everything.
+            _ => offset,
+        };
+        let what = call.describe();
+        Ok(Box::pin(response.into_body().into_stream(skip, take).map_err(move |e| e.context(what.clone()))))
+    }
+
+    /// Adds the key that the store needs to read or write an object.
+    fn with_customer_key<'a>(&self, call: Call<'a>) -> Result<Call<'a>> {
+        match &self.settings.customer_key {
+            None => Ok(call),
+            Some(customer) => call
+                .header("x-amz-server-side-encryption-customer-algorithm", "AES256")?
+                .header("x-amz-server-side-encryption-customer-key", &customer.key)?
+                .header("x-amz-server-side-encryption-customer-key-md5", &customer.md5),
+        }
+    }
+}
+
+/// Bytes of another range under our offsets would be silent damage.
+fn check_range_start(response: &http::Response<ResponseBody>, offset: u64) -> Result<()> {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let start: Option<u64> =
+        range.and_then(|range| range.trim().strip_prefix("bytes")?.trim().split('-').next()?.parse().ok());
+    match start {
+        Some(start) if start != offset => {
+            Err(Error::new(ErrorKind::Transient, format!("asked for bytes from {offset}, got them from {start}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+const GET: Operation = Operation { name: "get object", permission: "s3:GetObject" };
+const LOCATE: Operation = Operation { name: "locate bucket", permission: "s3:GetBucketLocation" };

@@ -1,0 +1,129 @@
+//! Every difference between stores that speak S3, in one place.
+//!
+//! The defaults (payloads signed, bucket in the path, no chunked encoding, no
+//! trailers) already suit Backblaze B2, Filebase, Supabase, DigitalOcean,
+//! Scaleway, Hetzner, MinIO and their like; only stores that need something else
+//! stand here. What the user sets wins over all of it.
+//!
+//! Spec: backends §3.
+
+/// What a store needs that others do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quirks {
+    /// Batch deletes carry `Content-MD5`.
+    pub(super) content_md5: bool,
+    /// `Accept-Encoding` may be signed.
+    pub(super) sign_accept_encoding: bool,
+    /// Every request asks for reads that see the newest write.
+    pub(super) consistent_header: bool,
+    /// Parts in flight.
+    pub(super) concurrency: usize,
+    /// All parts but the last must have one size.
+    pub(super) equal_parts: bool,
+    /// Bodies carry a CRC-32 in a plain header.
+    pub(super) crc32: bool,
+    /// `If-None-Match: *` is known to work; elsewhere the client finds out.
+    pub(super) conditional_writes: bool,
+}
+
+impl Quirks {
+    /// The quirks of the store at `endpoint`; none means Amazon.
+    pub(super) fn of(endpoint: Option<&str>) -> Self {
+        let plain = Self {
+            content_md5: true,
+            sign_accept_encoding: true,
+            consistent_header: false,
+            concurrency: 5,
+            equal_parts: false,
+            crc32: false,
+            conditional_writes: false,
+        };
+        let Some(endpoint) = endpoint else {
+            return Self { crc32: true, conditional_writes: true, ..plain };
+        };
+        let host = host_of(endpoint);
+        if host == "fly.storage.tigris.dev" || host == "t3.storage.dev" {
+            // Refuses Content-MD5 on deletes.
+            Self { content_md5: false, consistent_header: true, ..plain }
+        } else if host.ends_with(".r2.cloudflarestorage.com") {
+            Self { concurrency: 2, equal_parts: true, ..plain }
+        } else if is_google(&host) {
+            // Rewrites the header on its way in, which breaks the signature.
+            Self { sign_accept_encoding: false, ..plain }
+        } else {
+            plain
+        }
+    }
+}
+
+/// The host, with port, in lower case; user information makes it empty, so that
+/// nobody passes for a provider.
+fn host_of(endpoint: &str) -> String {
+    let endpoint = endpoint.trim().to_ascii_lowercase();
+    let Some(rest) = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://")) else {
+        return endpoint;
+    };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.contains('@') { String::new() } else { host.to_owned() }
+}
+
+/// True for the hosts of Google Cloud Storage's S3-like API, regional ones included.
+fn is_google(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let labels: Vec<&str> = name.strip_suffix('.').unwrap_or(name).split('.').collect();
+    let stores = |label: &&str| label.split('-').any(|segment| segment == "storage");
+    match labels.as_slice() {
+        [first, middle @ .., "googleapis", "com"] => {
+            !first.is_empty()
+                && middle.iter().all(|label| !label.is_empty())
+                && stores(first)
+                && !middle.first().is_some_and(stores)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn google_hosts_are_told_from_look_alikes() {
+        for endpoint in [
+            "storage.googleapis.com",
+            "https://storage.googleapis.com:443",
+            "https://storage.googleapis.com./",
+            "us-central1-storage.googleapis.com",
+            "storage.mtls.googleapis.com",
+            "storage.me-central2.rep.googleapis.com",
+            "storage-download.googleapis.com",
+            "HTTPS://Storage.GoogleAPIs.com/x",
+        ] {
+            assert!(is_google(&host_of(endpoint)), "{endpoint}");
+        }
+        for endpoint in [
+            "bucket.storage.googleapis.com",
+            "storageinsights.googleapis.com",
+            "storage.googleapis.com.evil.com",
+            "attacker@storage.googleapis.com",
+            "https://attacker@storage.googleapis.com",
+            "backup-storage.us-central1-storage.googleapis.com",
+            "googleapis.com",
+            "",
+        ] {
+            assert!(!is_google(&host_of(endpoint)), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn providers_are_matched_by_whole_host() {
+        assert!(!Quirks::of(Some("https://t3.storage.dev")).content_md5);
+        assert!(Quirks::of(Some("https://t3.storage.dev:8443")).content_md5);
+        assert!(Quirks::of(Some("https://not-t3.storage.dev")).content_md5);
+        assert_eq!(Quirks::of(Some("https://acct.r2.cloudflarestorage.com")).concurrency, 2);
+        assert_eq!(Quirks::of(Some("https://r2.cloudflarestorage.com.example")).concurrency, 5);
+    }
+}

@@ -104,7 +104,7 @@ impl Assembly {
         let misfit = |reason: String| Fault::Index { file: info, reason };
         survey.check_trailer(source, &footer)?;
         let verdict = Arc::new(Verdict::new(info, source.header.clone(), source.head));
-        let mut splitter = Splitter::new(source.header.page_size);
+        let mut splitter = Splitter::new(source.header.page_size, self.fetcher.chunk_len());
         let mut parser = IndexParser::for_footer(&footer);
         let mut entries = Vec::new();
         let mut digest = RunningDigest(Digest::EMPTY);

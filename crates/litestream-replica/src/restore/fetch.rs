@@ -4,11 +4,11 @@
 //! user calls parallelism) and how many bytes are in memory between the store
 //! and the disk.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,6 +19,7 @@ pub(super) struct Fetcher {
     client: Arc<dyn ReplicaClient>,
     requests: Semaphore,
     memory: Arc<Semaphore>,
+    buffers: Buffers,
     fetched: AtomicU64,
 }
 
@@ -32,6 +33,7 @@ impl Fetcher {
             client,
             requests: Semaphore::new(parallelism.clamp(1, MAX_PARALLELISM)),
             memory: Arc::new(Semaphore::new(MEMORY_BUDGET_KIB as usize)),
+            buffers: Buffers::default(),
             fetched: AtomicU64::new(0),
         }
     }
@@ -39,6 +41,14 @@ impl Fetcher {
     /// Bytes received so far, repeated ones included.
     pub(super) fn fetched(&self) -> u64 {
         self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes to ask for at once: enough that a request pays, little
+    /// enough that many fit the memory budget.
+    pub(super) fn chunk_len(&self) -> u64 {
+        // A local file costs no round trip, and a read of this length arrives in
+        // one piece that need not be copied.
+        if self.client.kind() == "file" { LOCAL_CHUNK_LEN } else { REMOTE_CHUNK_LEN }
     }
 
     /// Waits until `len` more bytes may be in memory.
@@ -61,12 +71,12 @@ impl Fetcher {
         if first.len() as u64 == len {
             return Ok(first);
         }
-        let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
-        bytes.extend_from_slice(&first);
+        let mut buffer = self.buffers.take();
+        buffer.extend_from_slice(&first);
         while let Some(part) = stream.next().await? {
-            bytes.extend_from_slice(&part);
+            buffer.extend_from_slice(&part);
         }
-        Ok(bytes.freeze())
+        Ok(self.buffers.freeze(buffer))
     }
 
     /// Holds one of the request slots, for [`stream`](Self::stream).
@@ -143,6 +153,42 @@ impl RangeStream<'_> {
     }
 }
 
+/// Buffers used over and over. Allocating megabytes on one thread and freeing
+/// them on another made the allocator keep several times of what was in use.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Bytes that return their buffer when the last of them is dropped.
+    fn freeze(&self, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Filled { buffer, home: self.clone() })
+    }
+}
+
+/// A buffer in use.
+struct Filled {
+    buffer: Vec<u8>,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
 fn backoff(failures: u32) -> Duration {
     let base = FIRST_BACKOFF * 2_u32.pow(failures.saturating_sub(1).min(6));
     base.mul_f64(0.75 + fastrand::f64() / 2.0)
@@ -154,6 +200,9 @@ fn closed(_: tokio::sync::AcquireError) -> Error {
 
 /// Memory between the store and the disk, files read whole and chunks together.
 const MEMORY_BUDGET_KIB: u32 = 24 << 10;
+
+const LOCAL_CHUNK_LEN: u64 = 1 << 20;
+const REMOTE_CHUNK_LEN: u64 = 2 << 20;
 
 /// More connections than this never helped anybody.
 pub(super) const MAX_PARALLELISM: usize = 256;

@@ -63,7 +63,15 @@ pub fn check_output(output: &Path, policy: OutputPolicy) -> Result<()> {
         }
         _ => {}
     }
-    match stale_sidecars(output)?.first() {
+    let stale = stale_sidecars(output)?;
+    // Found out now, and not when the old database is already gone.
+    if let Some(sidecar) = stale.iter().find(|sidecar| sidecar.is_dir()) {
+        return Err(Error::new(
+            ErrorKind::Setup,
+            format!("cannot restore, SQLite sidecar path is a directory: {}", sidecar.display()),
+        ));
+    }
+    match stale.first() {
         Some(sidecar) if policy == OutputPolicy::RefuseExisting => Err(Error::new(
             ErrorKind::Conflict,
             format!(

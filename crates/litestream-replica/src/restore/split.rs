@@ -35,6 +35,7 @@ pub(super) struct Extent {
 /// Gathers index entries into extents.
 pub(super) struct Splitter {
     page_size: PageSize,
+    chunk_len: u64,
     count: u64,
     frames: Vec<Frame>,
     offset: u64,
@@ -42,8 +43,9 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
-    pub(super) fn new(page_size: PageSize) -> Self {
-        Self { page_size, count: 0, frames: Vec::new(), offset: 0, len: 0 }
+    /// Extents of about `chunk_len` bytes.
+    pub(super) fn new(page_size: PageSize, chunk_len: u64) -> Self {
+        Self { page_size, chunk_len, count: 0, frames: Vec::new(), offset: 0, len: 0 }
     }
 
     /// Takes the next entry. Gives the extent before it once that is large enough.
@@ -55,7 +57,7 @@ impl Splitter {
         if entry.len as usize > page_len + page_len / 255 + FRAME_OVERHEAD {
             return Err("a frame longer than any can be");
         }
-        let is_full = self.len + u64::from(entry.len) > CHUNK_LEN
+        let is_full = self.len + u64::from(entry.len) > self.chunk_len
             || self.frames.len() >= CHUNK_FRAMES.min(CHUNK_DECODED_LEN / page_len);
         let full = if is_full { self.take() } else { None };
         if self.frames.is_empty() {
@@ -166,10 +168,6 @@ impl RunningDigest {
         self.0 = self.0.combine(Digest::of(bytes));
     }
 }
-
-/// Compressed bytes of a chunk: enough that a request pays, little enough that
-/// many fit the memory budget.
-const CHUNK_LEN: u64 = 2 << 20;
 
 /// What a chunk decodes to at most, so that well compressed files still spread
 /// over all cores.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+#![allow(clippy::print_stdout, reason = "seeds and measurements")]
 
 mod cancel;
 mod damage;
@@ -9,5 +10,6 @@ mod engine;
 mod golden;
 mod large;
 mod output;
+mod speed;
 mod store;
 mod world;

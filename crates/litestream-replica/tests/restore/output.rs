@@ -151,6 +151,17 @@ async fn a_directory_is_refused_even_with_force() {
 }
 
 #[tokio::test]
+async fn a_side_file_that_cannot_be_removed_is_refused_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("db"), b"old").unwrap();
+    fs::create_dir(dir.path().join("db-wal")).unwrap();
+    assert_eq!(
+        refusal(dir.path(), force).await,
+        (ErrorKind::Setup, "cannot restore, SQLite sidecar path is a directory: db-wal".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn what_is_no_regular_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     symlink("/dev/null", dir.path().join("db")).unwrap();

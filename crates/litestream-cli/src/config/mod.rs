@@ -12,6 +12,9 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use litestream_replica::ClientContext;
+use litestream_replica::http::{HttpOptions, HttpPool};
+
 use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -65,9 +68,19 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) environment: &'a Environment,
     /// Directory that relative paths are relative to.
     pub(crate) cwd: PathBuf,
+    /// What storage clients share: variables, proxies, trust, credentials.
+    pub(crate) clients: ClientContext,
 }
 
 impl<'a> Surroundings<'a> {
+    /// These variables and this directory.
+    pub(crate) fn new(environment: &'a Environment, cwd: PathBuf) -> Self {
+        let lookup = environment.lookup();
+        let http = HttpPool::new(HttpOptions::from_env(&*lookup));
+        let clients = ClientContext { env: Some(lookup), http, ..ClientContext::default() };
+        Self { environment, cwd, clients }
+    }
+
     /// Those of this process.
     ///
     /// # Errors
@@ -75,7 +88,7 @@ impl<'a> Surroundings<'a> {
     pub(crate) fn of_process(environment: &'a Environment) -> anyhow::Result<Self> {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::new(format!("cannot determine current directory: {error}")))?;
-        Ok(Self { environment, cwd })
+        Ok(Self::new(environment, cwd))
     }
 
     /// An argument or configured path as an absolute one.

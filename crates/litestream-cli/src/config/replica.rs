@@ -9,9 +9,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use litestream_replica::ReplicaClient;
 use litestream_replica::file::FileOptions;
+use litestream_replica::s3::S3Options;
 use litestream_replica::url::{ReplicaUrl, unsupported_type};
-use litestream_replica::{ClientContext, ReplicaClient};
 
 use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
 use crate::failure::Failure;
@@ -50,6 +51,7 @@ impl ReplicaSettings {
         self.check_place(kind)?;
         let place = match kind {
             "file" => self.resolve_file(surroundings),
+            "s3" => self.resolve_s3(surroundings),
             other => Err(unsupported_type(other).to_string()),
         }?;
         Ok(match &self.below {
@@ -68,11 +70,10 @@ impl ReplicaSettings {
         db: Option<&Path>,
         surroundings: &Surroundings<'_>,
     ) -> Result<Arc<dyn ReplicaClient>, String> {
-        let context = ClientContext {
-            env: Some(surroundings.environment.lookup()),
-            files: db.map_or_else(FileOptions::default, like_database),
-            ..ClientContext::default()
-        };
+        let mut context = surroundings.clients.clone();
+        if let Some(db) = db {
+            context.files = like_database(db);
+        }
         self.resolve(surroundings)?.into_client(&context).map_err(|error| error.to_string())
     }
 
@@ -104,6 +105,52 @@ impl ReplicaSettings {
         };
         let path = path::absolute(&path, surroundings.environment, &surroundings.cwd)?;
         Ok(ReplicaUrl::File(FileOptions::new(path)))
+    }
+}
+
+impl ReplicaSettings {
+    fn resolve_s3(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
+        let own = S3Options {
+            bucket: self.bucket.clone(),
+            path: self.path.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.clone(),
+            force_path_style: self.force_path_style,
+            skip_verify: self.skip_verify,
+            sign_payload: self.sign_payload,
+            require_content_md5: self.require_content_md5,
+            sign_accept_encoding: self.sign_accept_encoding,
+            storage_class: self.storage_class.clone(),
+            part_size: self.part_size.filter(|size| *size > 0),
+            concurrency: self.concurrency.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0),
+            sse_customer_algorithm: self.sse_customer_algorithm.clone(),
+            sse_customer_key: self.sse_customer_key(surroundings)?,
+            sse_customer_key_md5: None,
+            sse_kms_key_id: self.sse_kms_key_id.clone(),
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::S3(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::S3(url) => Ok(ReplicaUrl::S3(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    /// The key itself, or what the file holds that is named instead.
+    fn sse_customer_key(&self, surroundings: &Surroundings<'_>) -> Result<Option<String>, String> {
+        let Some(path) = &self.sse_customer_key_path else { return Ok(self.sse_customer_key.clone()) };
+        let file = match path.strip_prefix('~') {
+            Some(rest) => {
+                let home = surroundings.environment.home().ok_or("cannot determine user home directory")?;
+                format!("{home}{rest}")
+            }
+            None => path.clone(),
+        };
+        match std::fs::read_to_string(surroundings.cwd.join(file)) {
+            Ok(key) => Ok(Some(key.trim().to_owned())),
+            Err(error) => Err(format!("cannot read sse-customer-key-path {path:?}: {error}")),
+        }
     }
 }
 

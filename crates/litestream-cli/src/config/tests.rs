@@ -7,7 +7,7 @@ use crate::units::GoDuration;
 
 fn load_with(variables: &[(&str, &str)], text: &str) -> Result<(Config, Vec<Warning>), String> {
     let environment = Environment::new(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-    from_text(text, true, &Surroundings { environment: &environment, cwd: PathBuf::from("/cwd") })
+    from_text(text, true, &Surroundings::new(&environment, PathBuf::from("/cwd")))
 }
 
 fn load(text: &str) -> Result<Config, String> {
@@ -299,4 +299,103 @@ fn variables_may_bring_yaml() {
         load_with(&[("ENTRY", "{path: /a}"), ("ON", "yes")], "dbs: [$ENTRY]\nsocket: {enabled: ${ON}}").unwrap();
     assert_eq!(config.dbs[0].place(), "/a");
     assert!(config.socket.enabled);
+}
+
+/// Resolves the replica of the first database.
+fn resolve(text: &str) -> Result<litestream_replica::ReplicaUrl, String> {
+    let environment = Environment::new([("HOME".into(), "/home/me".into())]);
+    let surroundings = Surroundings::new(&environment, PathBuf::from("/cwd"));
+    let (config, _) = from_text(text, true, &surroundings)?;
+    config.dbs[0].replica.as_ref().unwrap().resolve(&surroundings)
+}
+
+fn resolve_s3(text: &str) -> litestream_replica::s3::S3Options {
+    match resolve(text).unwrap() {
+        litestream_replica::ReplicaUrl::S3(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn resolve_file(text: &str) -> PathBuf {
+    match resolve(text).unwrap() {
+        litestream_replica::ReplicaUrl::File(options) => options.path,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_scheme_beats_the_type() {
+    assert_eq!(resolve_file("dbs: [{path: /a, replica: {type: s3, url: 'file:///r'}}]"), PathBuf::from("/r"));
+    assert_eq!(resolve_s3("dbs: [{path: /a, replica: {url: 'S3://b/p'}}]").bucket.as_deref(), Some("b"));
+}
+
+#[test]
+fn file_paths_become_absolute() {
+    for (replica, path) in [
+        ("path: r", "/cwd/r"),
+        ("path: ~/r", "/home/me/r"),
+        ("url: 'file:///srv//r/'", "/srv/r"),
+        ("url: 'file://rel/x'", "/rel/x"),
+        ("url: 'file:x'", "/cwd/x"),
+        ("url: 'file:~/x'", "/home/me/x"),
+    ] {
+        let text = format!("dbs: [{{path: /a, replica: {{{replica}}}}}]");
+        assert_eq!(resolve_file(&text), PathBuf::from(path), "{replica}");
+    }
+}
+
+#[test]
+fn s3_settings_reach_the_client_and_beat_the_url() {
+    let options = resolve_s3(
+        "
+access-key-id: global
+dbs:
+  - path: /a
+    replica:
+      url: s3://b/p?region=url&endpoint=localhost:9000&partSize=1
+      secret-access-key: s
+      region: own
+      part-size: 8MB
+      concurrency: 0
+      force-path-style: no
+      storage-class: STANDARD_IA
+      sse-kms-key-id: k
+",
+    );
+    assert_eq!(options.bucket.as_deref(), Some("b"));
+    assert_eq!(options.path.as_deref(), Some("p"));
+    assert_eq!(options.region.as_deref(), Some("own"));
+    assert_eq!(options.endpoint.as_deref(), Some("http://localhost:9000"));
+    assert_eq!(options.access_key_id.as_deref(), Some("global"));
+    assert_eq!(options.secret_access_key.as_deref(), Some("s"));
+    assert_eq!(options.part_size, Some(8_000_000));
+    assert_eq!(options.concurrency, None, "0 means the default");
+    assert_eq!(options.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!(options.sse_kms_key_id.as_deref(), Some("k"));
+}
+
+#[test]
+fn a_customer_key_may_stand_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, " c2VjcmV0\n").unwrap();
+    let text = format!(
+        "dbs: [{{path: /a, replica: {{type: s3, bucket: b, sse-customer-key: x, sse-customer-key-path: {}}}}}]",
+        file.display()
+    );
+    assert_eq!(resolve_s3(&text).sse_customer_key.as_deref(), Some("c2VjcmV0"));
+    let missing = "dbs: [{path: /a, replica: {type: s3, bucket: b, sse-customer-key-path: /nope}}]";
+    assert!(resolve(missing).unwrap_err().starts_with("cannot read sse-customer-key-path \"/nope\": "));
+}
+
+#[test]
+fn a_place_is_said_once() {
+    for (replica, key) in [
+        ("url: 's3://b/p', bucket: c", "bucket"),
+        ("url: 's3://b/p', path: q", "path"),
+        ("url: 'file:///r', path: /q", "path"),
+    ] {
+        let error = resolve(&format!("dbs: [{{path: /a, replica: {{{replica}}}}}]")).unwrap_err();
+        assert!(error.starts_with(&format!("cannot specify url & {key} for ")), "{error}");
+    }
 }

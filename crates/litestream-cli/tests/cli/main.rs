@@ -12,6 +12,7 @@ mod listing;
 mod logging;
 mod mistakes;
 mod restore;
+mod s3;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -18,6 +18,8 @@ pub(crate) struct Environment {
     /// Variables added to those inherited, in the order they were added; a child
     /// process gets them as well.
     added: Vec<(&'static str, String)>,
+    /// The user's home by the system's list of users.
+    listed_home: Option<String>,
 }
 
 /// Credentials under our own names stand in for the AWS ones that are unset.
@@ -28,7 +30,9 @@ impl Environment {
     /// The environment of this process.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn from_process() -> Self {
-        Self::new(std::env::vars_os())
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let listed_home = listed_home(&users, rustix::process::getuid().as_raw());
+        Self { listed_home, ..Self::new(std::env::vars_os()) }
     }
 
     /// An environment of given variables. Names or values that are not UTF-8
@@ -48,7 +52,7 @@ impl Environment {
                 added.push((to, value));
             }
         }
-        Self { variables: Arc::new(variables), added }
+        Self { variables: Arc::new(variables), added, listed_home: None }
     }
 
     /// The value of a variable, if it is set (possibly to nothing).
@@ -72,9 +76,10 @@ impl Environment {
         &self.added
     }
 
-    /// The user's home directory, when known.
+    /// The user's home directory: by the list of users, as `~` has always been
+    /// read, else by `HOME`.
     pub(crate) fn home(&self) -> Option<&str> {
-        self.non_empty("HOME")
+        self.listed_home.as_deref().or_else(|| self.non_empty("HOME"))
     }
 
     /// False where colour and moving output would disturb: `NO_COLOR` set to
@@ -82,6 +87,16 @@ impl Environment {
     pub(crate) fn allows_decoration(&self) -> bool {
         self.non_empty("NO_COLOR").is_none() && self.get("TERM") != Some("dumb")
     }
+}
+
+/// The home directory of a user in the form of `/etc/passwd`.
+fn listed_home(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let is_user = fields.next()?.parse() == Ok(uid);
+        let home = fields.nth(2)?;
+        (is_user && home.starts_with('/')).then(|| home.to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -105,6 +120,15 @@ mod tests {
         let env = environment(&[("LITESTREAM_ACCESS_KEY_ID", "id"), ("AWS_ACCESS_KEY_ID", "")]);
         assert_eq!(env.get("AWS_ACCESS_KEY_ID"), Some(""));
         assert!(env.added().is_empty());
+    }
+
+    #[test]
+    fn homes_are_found_by_user() {
+        let users = "root:x:0:0:root:/root:/bin/bash\n\nbroken\nme:x:1000:1000::/home/me:/bin/sh\nno:x:7:7::nowhere:\n";
+        assert_eq!(listed_home(users, 1000).as_deref(), Some("/home/me"));
+        assert_eq!(listed_home(users, 0).as_deref(), Some("/root"));
+        assert_eq!(listed_home(users, 7), None);
+        assert_eq!(listed_home(users, 8), None);
     }
 
     #[test]

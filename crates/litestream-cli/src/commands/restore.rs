@@ -236,28 +236,24 @@ impl Job {
         cancel.cancel();
         // The library removes its temporary file on the way out. Whatever it
         // reports, the signal decides the exit code, unless it had just finished.
-        tokio::select! {
-            biased;
-            result = work => if result.is_ok() { return result },
-            _ = signals.next() => {}
+        if let Ok(Ok(code)) = tokio::time::timeout(CANCEL_GRACE, work).await {
+            return Ok(code);
         }
         Err(Failure::new(format!("restore stopped by signal: {signal}")).code(signal.exit_code()).into())
     }
 
     async fn work(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
-        let working = async {
+        let preparing = async {
             self.check_timestamp().await?;
-            if self.arguments.is_set("dry-run") {
-                return self.dry_run().await.map(|()| ExitCode::SUCCESS);
-            }
-            self.restore(cancel.clone()).await
+            if self.arguments.is_set("dry-run") { self.dry_run().await.map(|()| true) } else { Ok(false) }
         };
-        tokio::select! {
-            // Listings have no use for the token, so they are dropped.
+        // Listings leave nothing to clean up, so they are simply dropped.
+        let done = tokio::select! {
             biased;
-            result = working => result,
-            () = cancelled_for(&cancel, CANCEL_GRACE) => fail("restore cancelled"),
-        }
+            () = cancel.cancelled() => return fail("restore cancelled"),
+            done = preparing => done?,
+        };
+        if done { Ok(ExitCode::SUCCESS) } else { self.restore(cancel).await }
     }
 
     /// Compares a wanted time with what the replica covers: before it is an
@@ -389,14 +385,8 @@ impl Job {
     }
 }
 
-/// Time for the library to clean up after a cancellation before it is dropped.
+/// How long the library may take to clean up after a cancellation.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
-
-/// Ends a while after the token is cancelled.
-async fn cancelled_for(cancel: &CancellationToken, grace: Duration) {
-    cancel.cancelled().await;
-    tokio::time::sleep(grace).await;
-}
 
 fn usage() -> Failure {
     Failure::new("database path or replica URL required")

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 
 use crate::config::yaml::{Node, Presence, Problems, Section};
-use crate::units::{GoDuration, parse_size};
+use crate::units::GoDuration;
 
 /// A whole configuration file.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ macro_rules! read_setting {
         $section.texts($key, $problems)
     };
     (size, $section:ident, $key:literal, $problems:ident) => {
-        size($section.text($key, $problems), $key, $problems)
+        $section.size($key, $problems)
     };
 }
 
@@ -349,12 +349,7 @@ impl Config {
         let Some(socket) = section.section("socket", problems) else { return };
         set(&mut self.socket.enabled, socket.boolean("enabled", problems));
         set(&mut self.socket.path, socket.text("path", problems));
-        if let Some(permissions) = socket.integer("permissions", problems) {
-            match u32::try_from(permissions) {
-                Ok(permissions) => self.socket.permissions = permissions,
-                Err(_) => problems.errors.push(format!("socket.permissions: {permissions} is not a file mode")),
-            }
-        }
+        set(&mut self.socket.permissions, socket.unsigned("permissions", problems));
         socket.report_unknown_keys("socket", problems);
     }
 
@@ -457,9 +452,4 @@ fn set<T>(target: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *target = value;
     }
-}
-
-fn size(text: Option<String>, key: &str, problems: &mut Problems) -> Option<u64> {
-    let text = text?;
-    parse_size(&text).map_err(|message| problems.errors.push(format!("{key}: {message}"))).ok()
 }

@@ -96,6 +96,9 @@ impl ReplicaSettings {
 
     fn resolve_file(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
         let path = match (&self.url, &self.path) {
+            // The library takes a bare path for a file replica; here it is more
+            // likely a `path` in the wrong key.
+            (Some(url), _) if url.starts_with('/') => return Err(format!("replica url scheme required: {url}")),
             (Some(url), _) => match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
                 ReplicaUrl::File(options) => options.path.to_string_lossy().into_owned(),
                 other => return Err(unsupported_type(other.kind()).to_string()),

@@ -221,7 +221,10 @@ fn violations_are_reported_in_the_known_words() {
             "dbs: [{path: /x, snapshot: {interval: 1h}}, {path: /y, snapshot: {interval: 2h}}]",
             "conflicting database snapshot intervals: /x has 1h0m0s, /y has 2h0m0s",
         ),
-        ("dbs: [{path: /x, replica: {part-size: 5XB}}]", "part-size: invalid size format: unhandled size name: xb"),
+        (
+            "dbs: [{path: /x, replica: {part-size: 5XB}}]",
+            "invalid size format: unhandled size name: xb (part-size, line 1)",
+        ),
         ("logging: {type: xml}", "logging.type: must be text, json or pretty (got xml)"),
     ] {
         assert_eq!(load(text).unwrap_err(), message, "{text}");
@@ -386,6 +389,14 @@ fn a_customer_key_may_stand_in_a_file() {
     assert_eq!(resolve_s3(&text).sse_customer_key.as_deref(), Some("c2VjcmV0"));
     let missing = "dbs: [{path: /a, replica: {type: s3, bucket: b, sse-customer-key-path: /nope}}]";
     assert!(resolve(missing).unwrap_err().starts_with("cannot read sse-customer-key-path \"/nope\": "));
+}
+
+#[test]
+fn a_url_has_a_scheme() {
+    for url in ["/r", "mybucket/path"] {
+        let error = resolve(&format!("dbs: [{{path: /a, replica: {{url: {url}}}}}]")).unwrap_err();
+        assert_eq!(error, format!("replica url scheme required: {url}"));
+    }
 }
 
 #[test]

@@ -66,12 +66,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
             config.shutdown_sync_timeout
         ));
     }
-    if !config.shutdown_sync_interval.is_positive() {
-        return Err(format!(
-            "shutdown-sync-interval: shutdown-sync-interval must be greater than 0 (got {})",
-            config.shutdown_sync_interval
-        ));
-    }
+    positive("shutdown-sync-interval", "shutdown sync interval", config.shutdown_sync_interval)?;
     validate_heartbeat(config)?;
     for (index, interval) in config.levels.iter().enumerate() {
         positive(&format!("levels[{index}].interval"), "compaction interval", *interval)?;

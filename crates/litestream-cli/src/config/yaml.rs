@@ -15,7 +15,7 @@ use std::collections::hash_map::Entry;
 use granit_parser::{Event, Options, Parser, ScalarStyle};
 
 use crate::output::nearest;
-use crate::units::{GoDuration, parse_integer};
+use crate::units::{GoDuration, parse_integer, parse_size};
 
 /// A value and the line it starts at, counted from 1.
 #[derive(Clone, Debug)]
@@ -272,6 +272,22 @@ impl Node {
         value
     }
 
+    fn unsigned(&self, problems: &mut Problems) -> Option<u32> {
+        let value = match &self.value {
+            Value::Scalar { text, plain: true } => integer(text).and_then(|value| u32::try_from(value).ok()),
+            _ => None,
+        };
+        if value.is_none() {
+            self.mismatch("uint32", problems);
+        }
+        value
+    }
+
+    fn size(&self, key: &str, problems: &mut Problems) -> Option<u64> {
+        let text = self.text(problems)?;
+        parse_size(&text).map_err(|message| problems.errors.push(format!("{message} ({key}, line {})", self.line))).ok()
+    }
+
     fn duration(&self, key: &str, problems: &mut Problems) -> Option<GoDuration> {
         let Value::Scalar { text, plain } = &self.value else {
             self.mismatch("duration", problems);
@@ -326,6 +342,16 @@ impl<'a> Section<'a> {
     /// A number, in any base; decimal fractions are cut off.
     pub(crate) fn integer(&self, key: &'static str, problems: &mut Problems) -> Option<i64> {
         self.value(key)?.integer(problems)
+    }
+
+    /// A number that is not negative and fits 32 bits.
+    pub(crate) fn unsigned(&self, key: &'static str, problems: &mut Problems) -> Option<u32> {
+        self.value(key)?.unsigned(problems)
+    }
+
+    /// A byte count with an optional unit.
+    pub(crate) fn size(&self, key: &'static str, problems: &mut Problems) -> Option<u64> {
+        self.value(key)?.size(key, problems)
     }
 
     /// A Go duration, or a bare number of nanoseconds.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What `-help` prints.
 pub(crate) const USAGE: &str = "\
-usage: bench [options] [restore] [once] [lag] [write]
+usage: bench [options] [restore] [once] [lag] [write] [write-full]
 
   -rounds N          rounds of each scenario (default 5)
   -size BYTES        database of restore and once: 1073741824, 256MiB, 1GiB (default 1GiB)
@@ -26,6 +26,7 @@ pub(crate) enum Command {
     /// The writing child of the `write` scenario.
     Writer {
         db: PathBuf,
+        synchronous: String,
         duration: Duration,
     },
     Help,
@@ -72,8 +73,9 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
             Some("json") => arguments.json = true,
             Some("writer") => {
                 let db = value()?.into();
-                let seconds = value()?.to_string_lossy().parse()?;
-                return Ok(Command::Writer { db, duration: Duration::from_secs(seconds) });
+                let synchronous = value()?.to_string_lossy().into_owned();
+                let duration = Duration::from_secs(value()?.to_string_lossy().parse()?);
+                return Ok(Command::Writer { db, synchronous, duration });
             }
             Some("help" | "h") => return Ok(Command::Help),
             Some(_) => bail!("unknown option {word}\n{USAGE}"),
@@ -88,7 +90,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
     Ok(Command::Bench(arguments))
 }
 
-const SCENARIOS: [&str; 4] = ["restore", "once", "lag", "write"];
+const SCENARIOS: [&str; 5] = ["restore", "once", "lag", "write", "write-full"];
 
 fn bytes(text: &str) -> Result<u64> {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {

@@ -38,8 +38,8 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let arguments = match arguments::parse(std::env::args_os().skip(1))? {
         Command::Bench(arguments) => arguments,
-        Command::Writer { db, duration } => {
-            write::full_speed_writer(&db, duration)?;
+        Command::Writer { db, synchronous, duration } => {
+            write::full_speed_writer(&db, &synchronous, duration)?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Help => {
@@ -55,7 +55,8 @@ fn run() -> Result<ExitCode> {
             "restore" => restore::run(&stage, &mut report)?,
             "once" => once::run(&stage, &mut report)?,
             "lag" => lag::run(&stage, &mut report)?,
-            _ => write::run(&stage, &mut report)?,
+            "write" => write::run(&stage, &mut report, "write", "normal")?,
+            _ => write::run(&stage, &mut report, "write-full", "full")?,
         }
     }
     print_report(&arguments, &stage, &report)?;

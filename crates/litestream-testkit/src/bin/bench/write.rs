@@ -1,5 +1,9 @@
-//! `write`: an application that commits small transactions as fast as it can,
-//! without a replicator, with upstream's, with ours.
+//! `write` and `write-full`: an application that commits small transactions as
+//! fast as it can, without a replicator, with upstream's, with ours.
+//!
+//! With `synchronous = normal` a commit waits for no disk, and what shows is the
+//! cost of checkpoints and locks; with `full` every commit waits for the disk,
+//! and what shows is how much of the disk the replicator takes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -33,22 +37,22 @@ const CPU: Metric =
 const RSS: Metric = Metric { name: "peak memory", unit: Unit::Mebibytes, targets: &[] };
 
 /// Adds the rows of this scenario.
-pub(crate) fn run(stage: &Stage, report: &mut Report) -> Result<()> {
+pub(crate) fn run(stage: &Stage, report: &mut Report, scenario: &str, synchronous: &str) -> Result<()> {
     for round in 0..stage.rounds {
         let [first, second] = Stage::order(round);
         let mut order = [None, Some(first), Some(second)];
         order.rotate_left(round % 3);
         for tool in order {
-            run_one(stage, report, tool)?;
+            run_one(stage, report, scenario, synchronous, tool)?;
         }
     }
     Ok(())
 }
 
-fn run_one(stage: &Stage, report: &mut Report, tool: Option<Tool>) -> Result<()> {
+fn run_one(stage: &Stage, report: &mut Report, scenario: &str, synchronous: &str, tool: Option<Tool>) -> Result<()> {
     let dir = stage.fresh_dir("write")?;
     let (db, replica) = (dir.join("app.db"), dir.join("replica"));
-    drop(prepare(&db)?);
+    drop(prepare(&db, synchronous)?);
     let name = tool.map_or("none", Tool::name);
     let daemon = match tool {
         None => None,
@@ -61,35 +65,35 @@ fn run_one(stage: &Stage, report: &mut Report, tool: Option<Tool>) -> Result<()>
     };
     settle();
     let cpu_before = daemon.as_ref().and_then(|daemon| usage::cpu(daemon.id()));
-    let (result, wal_len, peak_rss) = write_and_watch(stage, &db, daemon.as_ref())?;
+    let (result, wal_len, peak_rss) = write_and_watch(stage, &db, synchronous, daemon.as_ref())?;
     let figure = |key: &str| result.get(key).and_then(Value::as_f64).with_context(|| format!("writer gave no {key}"));
     let commits = figure("commits")?;
     let rate = commits / figure("seconds")?;
-    report.add("write", RATE, name, rate);
-    report.add("write", P50, name, figure("p50_ms")?);
-    report.add("write", P99, name, figure("p99_ms")?);
-    report.add("write", STALL, name, figure("max_ms")?);
-    report.add("write", WAL, name, mebibytes(wal_len));
+    report.add(scenario, RATE, name, rate);
+    report.add(scenario, P50, name, figure("p50_ms")?);
+    report.add(scenario, P99, name, figure("p99_ms")?);
+    report.add(scenario, STALL, name, figure("max_ms")?);
+    report.add(scenario, WAL, name, mebibytes(wal_len));
     eprintln!("  {name}: {rate:.0} commits/s, longest {:.1} ms", figure("max_ms")?);
     if let Some(daemon) = daemon {
         let (cpu, rss) = drain(&daemon, &replica)?;
         let cpu = cpu.saturating_sub(cpu_before.context("daemon's processor time")?);
-        report.add("write", CPU, name, cpu.as_secs_f64() * 1e3 / (commits / 1e3));
-        report.add("write", RSS, name, mebibytes(peak_rss.max(rss)));
+        report.add(scenario, CPU, name, cpu.as_secs_f64() * 1e3 / (commits / 1e3));
+        report.add(scenario, RSS, name, mebibytes(peak_rss.max(rss)));
         daemon.terminate(Duration::from_secs(60))?;
-        report.check(&format!("write: replica of {name}"), stage.is_complete(&db, &replica)?);
+        report.check(&format!("{scenario}: replica of {name}"), stage.is_complete(&db, &replica)?);
     }
     Ok(())
 }
 
 /// Runs the writer as a process of its own. Returns its figures, the largest WAL
 /// seen, and the daemon's peak memory.
-fn write_and_watch(stage: &Stage, db: &Path, daemon: Option<&Daemon>) -> Result<(Value, u64, u64)> {
+fn write_and_watch(stage: &Stage, db: &Path, synchronous: &str, daemon: Option<&Daemon>) -> Result<(Value, u64, u64)> {
     let output = stage.dir.join("write/result.json");
     let file = fs::File::create(&output)?;
     let seconds = stage.write_duration.as_secs().to_string();
     let mut writer = spawn(&std::env::current_exe()?, |command| {
-        command.arg("-writer").arg(db).arg(seconds).stdin(Stdio::null()).stdout(file);
+        command.arg("-writer").arg(db).arg(synchronous).arg(seconds).stdin(Stdio::null()).stdout(file);
     })?;
     let mut wal = db.as_os_str().to_owned();
     wal.push("-wal");
@@ -131,20 +135,20 @@ fn wait_for_files(dir: &Path, daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-fn prepare(db: &Path) -> Result<Connection> {
+fn prepare(db: &Path, synchronous: &str) -> Result<Connection> {
     let connection = Connection::open(db)?;
     connection.busy_timeout(Duration::from_secs(60))?;
     // SQLite's own default for automatic checkpoints: 1000 pages.
-    connection.execute_batch(
-        "PRAGMA journal_mode = wal; PRAGMA synchronous = normal;
-         CREATE TABLE IF NOT EXISTS entry (id INTEGER PRIMARY KEY, at INT, body BLOB)",
-    )?;
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = wal; PRAGMA synchronous = {synchronous};
+         CREATE TABLE IF NOT EXISTS entry (id INTEGER PRIMARY KEY, at INT, body BLOB)"
+    ))?;
     Ok(connection)
 }
 
 /// The writing process: commits for `duration` and prints what it saw as JSON.
-pub(crate) fn full_speed_writer(db: &Path, duration: Duration) -> Result<()> {
-    let connection = prepare(db)?;
+pub(crate) fn full_speed_writer(db: &Path, synchronous: &str, duration: Duration) -> Result<()> {
+    let connection = prepare(db, synchronous)?;
     let mut insert = connection.prepare("INSERT INTO entry (at, body) VALUES (?, ?)")?;
     let mut update = connection.prepare("UPDATE entry SET at = at + 1 WHERE id = ?")?;
     let (mut begin, mut commit) = (connection.prepare("BEGIN IMMEDIATE")?, connection.prepare("COMMIT")?);

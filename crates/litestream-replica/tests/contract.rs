@@ -17,6 +17,10 @@ mod contract {
     mod faults;
     mod file;
     #[cfg(feature = "s3")]
+    mod identity;
+    #[cfg(feature = "s3")]
     mod s3;
+    #[cfg(feature = "s3")]
+    mod scripted;
     mod suite;
 }

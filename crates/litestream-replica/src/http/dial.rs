@@ -1,5 +1,6 @@
 //! Connections: direct, through a proxy that reads requests, or through a tunnel.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -82,11 +83,16 @@ async fn dial(mut tcp: HttpConnector, proxy: Option<Intercept>, destination: Uri
     }
 }
 
-/// The proxy for a destination, if it needs one.
+/// The proxy for a destination, if it needs one. This machine does not, nor
+/// does the cloud's metadata service, which answers to neighbours only.
 pub(super) fn proxy_for(proxies: &Matcher, destination: &Uri) -> Option<Intercept> {
     let host = destination.host()?.trim_start_matches('[').trim_end_matches(']');
-    let local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if local { None } else { proxies.intercept(destination) }
+    let near = match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
+        Err(_) => host == "localhost",
+    };
+    if near { None } else { proxies.intercept(destination) }
 }
 
 pub(super) fn matcher(options: &ProxyOptions) -> Matcher {

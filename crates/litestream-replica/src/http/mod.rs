@@ -226,9 +226,7 @@ fn describe(host: &str, error: &legacy::Error) -> Error {
     let mut distrust = false;
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        let tls = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = tls.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        distrust |= matches!(tls.or_else(|| cause.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)));
+        distrust |= is_distrust(cause);
         let text = cause.to_string();
         // Wrappers tend to repeat what they wrap.
         if causes.last() != Some(&text) {
@@ -243,6 +241,16 @@ fn describe(host: &str, error: &legacy::Error) -> Error {
     }
     let what = if error.is_connect() { "cannot connect to" } else { "lost connection to" };
     Error::new(ErrorKind::Transient, format!("{what} {host}: {causes}"))
+}
+
+/// True when `error` is a refused certificate, in however many I/O errors it is
+/// wrapped: those hide what they wrap from `source`.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| is_distrust(inner))
 }
 
 const POOL_IDLE: Duration = Duration::from_secs(90);
@@ -265,6 +273,17 @@ mod tests {
         assert_eq!(parse(&[("retry-after", later)]), None);
         assert_eq!(parse(&[("retry-after", "soon"), ("date", date)]), None);
         assert_eq!(parse(&[]), None);
+    }
+
+    #[test]
+    fn refused_certificate_is_recognised_inside_wrappers() {
+        use std::io::{Error as IoError, ErrorKind as IoKind};
+        let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert!(is_distrust(&refused()));
+        assert!(is_distrust(&IoError::new(IoKind::InvalidData, refused())));
+        assert!(is_distrust(&IoError::other(IoError::new(IoKind::InvalidData, refused()))));
+        assert!(!is_distrust(&IoError::other(rustls::Error::DecryptError)));
+        assert!(!is_distrust(&IoError::from(IoKind::ConnectionReset)));
     }
 
     #[test]

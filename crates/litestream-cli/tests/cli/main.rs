@@ -13,6 +13,7 @@ mod logging;
 mod mistakes;
 mod restore;
 mod s3;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,7 +61,12 @@ impl Sandbox {
 
     /// A command that is ready to run, with nothing inherited that matters.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_litestream"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_litestream")), arguments)
+    }
+
+    /// The same for another program.
+    pub(crate) fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.dir.path())

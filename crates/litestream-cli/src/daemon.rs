@@ -11,6 +11,7 @@
 //!
 //! Spec: cli §3.1, §4; lessons 22–26.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,13 +123,13 @@ impl Daemon<'_> {
             );
             databases.extend(found.databases);
         }
-        databases
-            .into_iter()
-            .map(|db| {
-                let client = db.client(self.surroundings)?;
-                Ok((db, client))
-            })
-            .collect()
+        let mut clients = Vec::with_capacity(databases.len());
+        for db in databases {
+            let client = db.client(self.surroundings)?;
+            clients.push((db, client));
+        }
+        refuse_sharing(&clients)?;
+        Ok(clients)
     }
 
     /// Spec: cli §4.5.
@@ -230,6 +231,32 @@ impl Daemon<'_> {
         tracing::info!(%signal, "signal received, litestream shutting down");
         End::Signal
     }
+}
+
+/// Refuses what would make two databases destroy each other's backups: one file
+/// listed twice under different names, one state directory, one replica.
+fn refuse_sharing(databases: &[(DbConfig, Arc<dyn ReplicaClient>)]) -> anyhow::Result<()> {
+    let mut owners: HashMap<String, String> = HashMap::new();
+    for (db, client) in databases {
+        let Some(path) = &db.path else { continue };
+        // A database that does not exist yet has only its name.
+        let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let state = db.meta_path.clone().unwrap_or_else(|| litestream::meta_path(path));
+        let replica = format!("{} replica {} {:?}", client.kind(), client.location(), client.log_fields());
+        let shared = [
+            (format!("file {}", file.display()), format!("one file, {}", file.display())),
+            (format!("state {}", state.display()), format!("one meta-path, {}", state.display())),
+            (replica, format!("one replica, {}", client.location())),
+        ];
+        for (key, what) in shared {
+            if let Some(other) = owners.insert(key, db.place()) {
+                return Err(Failure::new(format!("{other} and {} share {what}", db.place()))
+                    .hint("Each database needs a file, a meta-path and a replica of its own.")
+                    .into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Closes every database with a final sync. A further signal, once the first

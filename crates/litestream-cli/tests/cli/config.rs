@@ -149,3 +149,36 @@ fn settings_without_effect_are_announced_once() {
     assert!(lines[0].ends_with(" keys=addr,socket,snapshot,heartbeat-url"), "{outcome:?}");
     assert_eq!(outcome.code, 0);
 }
+
+/// Two databases in one replica destroy each other's backups; the original let
+/// them.
+#[test]
+fn databases_that_share_a_place_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 1);
+    std::os::unix::fs::symlink("a.db", sandbox.path("link.db")).unwrap();
+    let hint = "Each database needs a file, a meta-path and a replica of its own.";
+    for (dbs, message) in [
+        (
+            "{path: /x, replica: {path: r}}, {path: /y, replica: {path: ./r}}",
+            format!("/x and /y share one replica, {}", sandbox.text("r")),
+        ),
+        (
+            "{path: /x, meta-path: /m, replica: {path: r}}, {path: /y, meta-path: /m, replica: {path: q}}",
+            "/x and /y share one meta-path, /m".to_owned(),
+        ),
+        (
+            "{path: a.db, replica: {path: r}}, {path: link.db, replica: {path: q}}",
+            format!("{0}/a.db and {0}/link.db share one file, {0}/a.db", sandbox.text("").trim_end_matches('/')),
+        ),
+        (
+            "{path: a.db, replica: {path: q}}, {dir: ., pattern: 'a*', replica: {path: r}}",
+            format!("{0}/a.db and {0}/a.db share one file, {0}/a.db", sandbox.text("").trim_end_matches('/')),
+        ),
+    ] {
+        let config = sandbox.write("c.yml", &format!("dbs: [{dbs}]"));
+        let outcome = sandbox.run(&["replicate", "-once", "-config", &config]);
+        assert_eq!(outcome.stderr, format!("Error: {message}\n{hint}\n"));
+        assert_eq!(outcome.code, 1);
+    }
+}

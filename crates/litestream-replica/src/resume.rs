@@ -25,9 +25,11 @@ use crate::{ByteStream, Error, ErrorKind, FileId, ReplicaClient, Result};
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound), [`Cancelled`](ErrorKind::Cancelled) and
 /// every other kind but [`Transient`](ErrorKind::Transient) at once; `Transient`
-/// as `max retries exceeded reading ltx file (…)`.
+/// as `max retries exceeded reading ltx file (…)`. When every attempt ended
+/// cleanly and early at the same place, the file is shorter than its listing:
+/// the same text, but [`Corrupt`](ErrorKind::Corrupt).
 pub fn resuming(client: Arc<dyn ReplicaClient>, file: FileId, start: u64, end: u64) -> ByteStream {
-    let state = Reader { client, file, offset: start, end, current: None, failures: 0 };
+    let state = Reader { client, file, offset: start, end, current: None, failures: 0, early_ends: 0 };
     Box::pin(stream::try_unfold(state, |mut reader| async move {
         let chunk = reader.next().await?;
         Ok(chunk.map(|chunk| (chunk, reader)))
@@ -40,7 +42,10 @@ struct Reader {
     offset: u64,
     end: u64,
     current: Option<ByteStream>,
+    /// Attempts in a row that brought nothing.
     failures: u32,
+    /// How many of them ended without an error.
+    early_ends: u32,
 }
 
 impl Reader {
@@ -50,6 +55,7 @@ impl Reader {
                 Ok(chunk) if chunk.is_empty() => continue,
                 Ok(chunk) => {
                     self.failures = 0;
+                    self.early_ends = 0;
                     return Ok(Some(chunk));
                 }
                 Err(error) => error,
@@ -61,9 +67,11 @@ impl Reader {
             if self.failures == MAX_FAILURES {
                 let FileId { level, min, max } = self.file;
                 let offset = self.offset;
-                return Err(error.context(format!(
+                let kind = if self.early_ends > MAX_FAILURES { ErrorKind::Corrupt } else { error.kind() };
+                let context = format!(
                     "max retries exceeded reading ltx file (level={level}, min={min}, max={max}, offset={offset})"
-                )));
+                );
+                return Err(Error::with_source(kind, context, error));
             }
             let wait = FIRST_WAIT * 2u32.pow(self.failures);
             self.failures += 1;
@@ -81,6 +89,7 @@ impl Reader {
             empty => empty.insert(self.client.open(self.file, self.offset, wanted).await?),
         };
         let Some(chunk) = current.next().await else {
+            self.early_ends += 1;
             return Err(Error::new(ErrorKind::Transient, "unexpected EOF"));
         };
         let mut chunk = chunk?;

@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex};
 use litestream::{DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
 use litestream_replica::file::FileClient;
-use litestream_replica::{
-    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest,
-};
+use litestream_replica::{ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest};
 use litestream_testkit::scenario::{self, CheckpointMode};
 use ltx::Txid;
 use support::{Setup, close};
@@ -90,8 +88,7 @@ async fn a_store_that_fails_and_loses_replies_ends_up_complete() {
         let mut failures = 0;
         for round in 0..4 {
             let store = Store::new(StoreOptions::default(), Arc::new(SystemClock));
-            let db =
-                store.add(DbOptions::new(setup.db()), client.clone(), ReplicaOptions::default()).unwrap();
+            let db = store.add(DbOptions::new(setup.db()), client.clone(), ReplicaOptions::default()).unwrap();
             for _ in 0..10 {
                 scenario::commit(&app, 3).unwrap();
                 failures += usize::from(db.sync().await.is_err());

@@ -6,12 +6,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::resume::resuming;
 use crate::{ByteStream, Error, ErrorKind, FileInfo, ReplicaClient, Result};
 
 /// Reads ranges from one store, within the limits.
@@ -85,71 +85,24 @@ impl Fetcher {
     }
 
     /// The same bytes as they arrive. The caller holds a [`request`](Self::request).
-    pub(super) fn stream<'a>(&'a self, file: &'a FileInfo, offset: u64, len: u64) -> RangeStream<'a> {
-        RangeStream { fetcher: self, file, next: offset, end: offset + len, open: None, failures: 0 }
+    pub(super) fn stream(&self, file: &FileInfo, offset: u64, len: u64) -> RangeStream<'_> {
+        let stream = resuming(Arc::clone(&self.client), file.id, offset, offset.saturating_add(len));
+        RangeStream { fetched: &self.fetched, stream }
     }
 }
 
-/// A range that is read on after a broken connection, where it broke.
+/// A range as it arrives, counted.
 pub(super) struct RangeStream<'a> {
-    fetcher: &'a Fetcher,
-    file: &'a FileInfo,
-    next: u64,
-    end: u64,
-    open: Option<ByteStream>,
-    /// Attempts in a row that brought nothing.
-    failures: u32,
+    fetched: &'a AtomicU64,
+    stream: ByteStream,
 }
 
 impl RangeStream<'_> {
     /// The next bytes; `None` once the range is complete.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        while self.next < self.end {
-            let error = match self.attempt().await {
-                Ok(Some(bytes)) => {
-                    self.failures = 0;
-                    self.next += bytes.len() as u64;
-                    self.fetcher.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    return Ok(Some(bytes));
-                }
-                Ok(None) => self.ended_early(),
-                Err(error) if error.is_retryable() => error,
-                Err(error) => return Err(error),
-            };
-            self.open = None;
-            self.failures += 1;
-            let limit = if error.is_retryable() { MAX_FAILURES } else { MAX_EARLY_ENDS };
-            if self.failures > limit {
-                return Err(error);
-            }
-            tracing::debug!(file = %self.file.id, offset = self.next, %error, "reading on after an interruption");
-            tokio::time::sleep(backoff(self.failures)).await;
-        }
-        Ok(None)
-    }
-
-    /// More bytes, or `None` at a clean end of the transfer.
-    async fn attempt(&mut self) -> Result<Option<Bytes>> {
-        let remaining = self.end - self.next;
-        let stream = match &mut self.open {
-            Some(stream) => stream,
-            None => self.open.insert(self.fetcher.client.open(self.file.id, self.next, remaining).await?),
-        };
-        while let Some(bytes) = stream.next().await {
-            let mut bytes = bytes?;
-            bytes.truncate(usize::try_from(remaining).unwrap_or(usize::MAX));
-            if !bytes.is_empty() {
-                return Ok(Some(bytes));
-            }
-        }
-        Ok(None)
-    }
-
-    fn ended_early(&self) -> Error {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("truncated: ends at byte {} of {} that the listing promised", self.next, self.file.size),
-        )
+        let bytes = self.stream.next().await.transpose()?;
+        self.fetched.fetch_add(bytes.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
+        Ok(bytes)
     }
 }
 
@@ -189,11 +142,6 @@ impl Drop for Filled {
     }
 }
 
-fn backoff(failures: u32) -> Duration {
-    let base = FIRST_BACKOFF * 2_u32.pow(failures.saturating_sub(1).min(6));
-    base.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
 fn closed(_: tokio::sync::AcquireError) -> Error {
     Error::new(ErrorKind::Cancelled, "restore cancelled")
 }
@@ -206,11 +154,3 @@ const REMOTE_CHUNK_LEN: u64 = 2 << 20;
 
 /// More connections than this never helped anybody.
 pub(super) const MAX_PARALLELISM: usize = 256;
-
-/// Interruptions in a row, without a byte in between, before giving up.
-const MAX_FAILURES: u32 = 3;
-
-/// Early ends in a row before a file counts as shorter than its listing.
-const MAX_EARLY_ENDS: u32 = 1;
-
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);

@@ -171,6 +171,17 @@ async fn a_vanished_file_without_substitute_is_named() {
     assert_untouched(&dir);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_shorter_than_its_listing_is_planned_around() {
+    let world = World::random(512, 38, 3);
+    let store = world.store(&[(9, 1, 1), (1, 2, 3), (0, 2, 2), (0, 3, 3)]);
+    store.list_longer(id(1, 2, 3), 70);
+    let dir = tempfile::tempdir().unwrap();
+    let restored = restore_to(store, dir.path(), |_| {}).await.unwrap();
+    assert_eq!(restored.file_count, 3);
+    assert_same_image(&std::fs::read(dir.path().join("db")).unwrap(), world.image(3), world.page_size);
+}
+
 /// A file of more than 1 MiB, read in ranges.
 fn ranged_world() -> World {
     let mut world = World::new(4096, 37);

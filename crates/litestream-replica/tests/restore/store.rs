@@ -25,6 +25,7 @@ struct Script {
     fail_after: Option<u64>,
     fail_times: u64,
     hide_once: Vec<FileId>,
+    listed_longer: HashMap<FileId, u64>,
     gate: Option<Arc<Semaphore>>,
     tracked: Option<Arc<InMemory>>,
 }
@@ -98,6 +99,11 @@ impl Store {
         self.script.lock().unwrap().hide_once.push(id);
     }
 
+    /// Listings show the file longer than it is.
+    pub(crate) fn list_longer(&self, id: FileId, by: u64) {
+        self.script.lock().unwrap().listed_longer.insert(id, by);
+    }
+
     /// The next `times` transfers break off after `bytes` bytes.
     pub(crate) fn break_transfers(&self, times: u64, bytes: u64) {
         let mut script = self.script.lock().unwrap();
@@ -164,7 +170,10 @@ impl ReplicaClient for Store {
         let shown = files.iter().filter(|(id, _)| id.level == level && id.min >= seek);
         let listing = shown
             .filter(|(id, _)| !script.hide_once.contains(id))
-            .map(|(id, bytes)| FileInfo { id: *id, size: bytes.len() as u64, created_at: Self::time_of(id.max) })
+            .map(|(id, bytes)| {
+                let size = bytes.len() as u64 + script.listed_longer.get(id).copied().unwrap_or_default();
+                FileInfo { id: *id, size, created_at: Self::time_of(id.max) }
+            })
             .collect();
         script.hide_once.retain(|id| id.level != level);
         Ok(listing)

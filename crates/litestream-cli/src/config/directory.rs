@@ -128,7 +128,12 @@ fn walk(
             if recursive && depth < DEPTH_MAX {
                 walk(&path, pattern, recursive, depth + 1, files)?;
             }
-        } else if entry.file_name().to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
+        } else if pattern.matches(&entry.file_name().to_string_lossy()) && is_database(&path) {
+            // Passing over it in silence would leave it without a backup.
+            if path.to_str().is_none() {
+                let error = std::io::Error::other("name is not valid UTF-8, the database cannot be replicated");
+                return Err((path, error));
+            }
             files.push(path);
         }
     }
@@ -214,6 +219,16 @@ mod tests {
         entry.dir = Some(dir.path().join("nope"));
         entry.pattern = "*".to_owned();
         assert!(entry.find_databases().err().unwrap().starts_with("failed to scan directory "));
+    }
+
+    #[test]
+    fn a_database_whose_name_is_no_text_is_an_error() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tree();
+        let name = std::ffi::OsStr::from_bytes(b"caf\xe9.db");
+        std::fs::write(dir.path().join(name), b"SQLite format 3\0 and more").unwrap();
+        let error = entry(dir.path()).find_databases().err().unwrap();
+        assert!(error.contains("name is not valid UTF-8"), "{error}");
     }
 
     #[test]

@@ -257,6 +257,7 @@ fn a_databases_snapshot_settings_become_global_unless_the_file_says_otherwise() 
     let config = load("dbs: [{path: /x, snapshot: {interval: 1h, retention: 48h}}]").unwrap();
     assert_eq!(config.snapshot.interval.to_string(), "1h0m0s");
     assert_eq!(config.snapshot.retention.to_string(), "48h0m0s");
+    assert_eq!(config.inactive_keys, ["dbs[].snapshot"]);
     let config = load("snapshot: {interval: 2h}\ndbs: [{path: /x, snapshot: {interval: 1h, retention: 48h}}]").unwrap();
     assert_eq!(config.snapshot.interval.to_string(), "2h0m0s");
     assert_eq!(config.snapshot.retention.to_string(), "48h0m0s");

@@ -55,6 +55,10 @@ impl Progress for ProgressLine {
             *rounds += 1;
             *rounds == 1
         });
+        if let Some(bar) = &self.bar {
+            bar.set_length(total_bytes);
+            bar.set_position(0);
+        }
         let plural = if file_count == 1 { "" } else { "s" };
         let size = format_size(total_bytes);
         if first {
@@ -64,10 +68,6 @@ impl Progress for ProgressLine {
             ));
         } else {
             self.note(&format!("starting over without a damaged file: {file_count} file{plural}, {size}"));
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_length(total_bytes);
-            bar.set_position(0);
         }
     }
 
@@ -93,7 +93,7 @@ fn without_credentials(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-const TEMPLATE: &str = "[{bar:30}] {bytes} of {total_bytes}  {bytes_per_sec}  ETA {eta}  {msg}";
+const TEMPLATE: &str = "[{bar:30}] {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  ETA {eta}  {msg}";
 
 #[cfg(test)]
 mod tests {

@@ -45,6 +45,8 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
                 tracing::debug!(db = %db.path().display(), "{err}");
                 db.options.monitor_interval.max(MIN_PAUSE)
             }
+            // Somebody holds a lock for a moment; it is not worth a backoff yet.
+            Err(err) if err.kind() == ErrorKind::Busy && failures.is_brief() => BUSY_PAUSE,
             Err(err) => failures.failed(&db, &err),
         };
         let next = async {
@@ -170,12 +172,20 @@ struct Failures {
     recovered: &'static str,
     base: Duration,
     count: u32,
+    brief: u32,
     logged: Option<Instant>,
 }
 
 impl Failures {
     fn new(failed: &'static str, recovered: &'static str, base: Duration) -> Self {
-        Self { failed, recovered, base: base.max(MIN_PAUSE), count: 0, logged: None }
+        Self { failed, recovered, base: base.max(MIN_PAUSE), count: 0, brief: 0, logged: None }
+    }
+
+    /// Counts a failure that is expected to pass at once; false when there were
+    /// too many in a row.
+    fn is_brief(&mut self) -> bool {
+        self.brief += 1;
+        self.brief <= MAX_BRIEF
     }
 
     /// Logs at most every 30 seconds and returns how long to wait.
@@ -201,6 +211,7 @@ impl Failures {
             tracing::info!(db = %db.path().display(), previous_errors = self.count, "{}", self.recovered);
         }
         self.count = 0;
+        self.brief = 0;
         self.logged = None;
     }
 }
@@ -215,5 +226,7 @@ const MAX_BACKLOG: u64 = 16 << 20;
 const SLOW_GROWTH: u64 = 256 << 10;
 const FIRST_RETRY: Duration = Duration::from_micros(500);
 const LAST_RETRY: Duration = Duration::from_millis(512);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+const MAX_BRIEF: u32 = 100;
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const LOG_INTERVAL: Duration = Duration::from_secs(30);

@@ -224,8 +224,9 @@ impl PinChain {
     }
 }
 
-/// Frames that may be copied while writers wait: a few milliseconds of work.
-pub(crate) const MAX_LOCKED_TAIL: u32 = 300;
+/// Frames that may be captured and copied while writers wait: about 4 MB, some
+/// 20 ms of work. Smaller, and a fast writer would never let us get there.
+const MAX_LOCKED_TAIL: u32 = 1000;
 /// Rounds of copying outside the lock before it is taken regardless of the tail.
 const MAX_FLUSHES: u32 = 4;
 

@@ -161,17 +161,29 @@ impl Connection {
         }
     }
 
-    /// Reads the wal-index from the memory SQLite has mapped. `None` while a
-    /// writer is updating it, or before the first read of this connection.
+    /// Reads the wal-index from the memory SQLite has mapped. `None` when no
+    /// consistent copy could be had for some milliseconds, or before the first
+    /// read of this connection.
+    ///
+    /// A writer updates the index in nanoseconds, but may lose its processor in
+    /// the middle of it, so the later attempts leave it time.
     pub(crate) fn wal_index(&self) -> Option<WalIndex> {
-        for _ in 0..WAL_INDEX_ATTEMPTS {
-            let raw = self.raw_wal_index()?;
-            if let Some(index) = WalIndex::parse(&raw) {
+        for attempt in 0..WAL_INDEX_ATTEMPTS {
+            if let Some(index) = WalIndex::parse(&self.raw_wal_index()?) {
                 return Some(index);
             }
-            std::hint::spin_loop();
+            if attempt < WAL_INDEX_SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(WAL_INDEX_PAUSE);
+            }
         }
         None
+    }
+
+    /// As [`wal_index`](Self::wal_index), for callers that must not wait.
+    pub(crate) fn peek_wal_index(&self) -> Option<WalIndex> {
+        (0..WAL_INDEX_SPINS).find_map(|_| WalIndex::parse(&self.raw_wal_index()?))
     }
 
     fn raw_wal_index(&self) -> Option<[u8; wal_index::LEN]> {
@@ -308,9 +320,10 @@ fn describe(err: &rusqlite::Error) -> String {
     }
 }
 
-/// Wal-index updates take nanoseconds; a reader that meets this many in a row
-/// has met a writer that died half way, and lets SQLite recover.
-const WAL_INDEX_ATTEMPTS: usize = 100;
+/// Attempts without giving up the processor, and all attempts.
+const WAL_INDEX_SPINS: usize = 100;
+const WAL_INDEX_ATTEMPTS: usize = 300;
+const WAL_INDEX_PAUSE: Duration = Duration::from_micros(100);
 const WAL_INDEX_REGION_LEN: c_int = 32 * 1024;
 /// Words in one copy of the wal-index header.
 const HEADER_COPY_WORDS: usize = 12;

@@ -167,7 +167,7 @@ pub(crate) fn scan(
     let per_read = (READ_LEN / frame_len).max(1);
     let mut buffer = vec![0; per_read * frame_len];
     let mut state =
-        Scan { committed: BTreeMap::new(), open: BTreeMap::new(), commit: 0, end: from, start_frame: from.frame };
+        Scan { committed: BTreeMap::new(), open: Vec::new(), commit: 0, end: from, start_frame: from.frame };
     let (mut chain, mut frame) = (from.chain, from.frame);
     let start = frame_offset(header.page_size, from.frame);
     while frame < until {
@@ -200,7 +200,7 @@ pub(crate) fn scan(
 struct Scan {
     committed: BTreeMap<Pgno, u64>,
     /// Pages of the transaction that has not committed yet in this run.
-    open: BTreeMap<Pgno, u64>,
+    open: Vec<(Pgno, u64)>,
     commit: u32,
     end: WalPosition,
     start_frame: u32,
@@ -208,9 +208,10 @@ struct Scan {
 
 impl Scan {
     fn push(&mut self, head: FrameHeader, page_offset: u64, after: WalPosition) {
-        self.open.insert(head.pgno, page_offset);
+        self.open.push((head.pgno, page_offset));
         if head.commit != 0 {
-            self.committed.append(&mut self.open);
+            // One by one: BTreeMap::append would rebuild the whole map each time.
+            self.committed.extend(self.open.drain(..));
             self.commit = head.commit;
             self.end = after;
         }

@@ -148,6 +148,12 @@ impl Live {
         first.wal_index().ok_or_else(|| Error::new(ErrorKind::Busy, "the wal-index is being written"))
     }
 
+    /// As [`index`](Self::index) without waiting for a writer in the act.
+    pub(super) fn peek(&self) -> Option<WalIndex> {
+        let [first, _] = &self.pins;
+        first.peek_wal_index()
+    }
+
     /// The WAL header of generation `salts`, and the place before its first frame.
     pub(super) fn header(&self, salts: Salts) -> Result<WalHeader> {
         let header = WalHeader::read(&self.wal).map_err(|e| Error::io("read wal header", e))?;

@@ -16,8 +16,7 @@ impl Capture {
     /// database that is not open. Costs one read of shared memory.
     pub(crate) fn is_behind(&self) -> bool {
         let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return true };
-        live.index()
-            .map_or(true, |index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
+        live.peek().is_none_or(|index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
     }
 
     /// True when an idle database needs a pass all the same: its file was replaced,
@@ -26,7 +25,7 @@ impl Capture {
         let Some(live) = &self.live else { return true };
         let waits = match self.checkpoints.dirty_since {
             Some(since) => self.is_waiting_too_long(since, now) && now >= self.checkpoints.not_before,
-            None => live.index().is_ok_and(|index| !index.is_backfilled()),
+            None => live.peek().is_some_and(|index| !index.is_backfilled()),
         };
         waits || live.check().is_err()
     }
@@ -34,7 +33,7 @@ impl Capture {
     /// WAL bytes beyond the position.
     pub(crate) fn backlog(&self) -> u64 {
         let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return 0 };
-        live.index().map_or(0, |index| {
+        live.peek().map_or(0, |index| {
             let same = index.end.salts == position.wal.salts;
             let from = if same { position.wal.frame } else { 0 };
             u64::from(index.end.frame.saturating_sub(from)) * wal::frame_len(live.page_size) as u64

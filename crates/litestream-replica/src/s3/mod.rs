@@ -178,16 +178,11 @@ impl Api {
         }
         let response = self.open(&call).await?;
         let take = if len == 0 { u64::MAX } else { len };
-        let skip = match response.status() {
-            // The object ends before the range begins.
-            StatusCode::RANGE_NOT_SATISFIABLE => return Ok(Box::pin(futures_util::stream::empty())),
-            StatusCode::PARTIAL_CONTENT => {
-                check_range_start(&response, offset).map_err(|e| e.context(call.describe()))?;
-                0
-            }
-            // A store without ranges sends everything.
-            _ => offset,
-        };
+        // The object ends before the range begins.
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(Box::pin(futures_util::stream::empty()));
+        }
+        let skip = first_byte_to_skip(&response, offset).map_err(|e| e.context(call.describe()))?;
         let what = call.describe();
         Ok(Box::pin(response.into_body().into_stream(skip, take).map_err(move |e| e.context(what.clone()))))
     }
@@ -204,16 +199,25 @@ impl Api {
     }
 }
 
-/// Bytes of another range under our offsets would be silent damage.
-fn check_range_start(response: &http::Response<ResponseBody>, offset: u64) -> Result<()> {
+/// How many bytes of the answer lie before `offset`.
+///
+/// `Content-Range` decides, not the status: some stores (`rclone serve s3`) send
+/// the range they were asked for under `200`. Without it, `206` is taken at its
+/// word, and any other answer is the whole object from a store without ranges.
+///
+/// # Errors
+/// When another range was sent: its bytes under our offsets would be silent damage.
+fn first_byte_to_skip(response: &http::Response<ResponseBody>, offset: u64) -> Result<u64> {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let start: Option<u64> =
         range.and_then(|range| range.trim().strip_prefix("bytes")?.trim().split('-').next()?.parse().ok());
     match start {
-        Some(start) if start != offset => {
+        Some(start) if start == offset => Ok(0),
+        Some(start) => {
             Err(Error::new(ErrorKind::Transient, format!("asked for bytes from {offset}, got them from {start}")))
         }
-        _ => Ok(()),
+        None if response.status() == StatusCode::PARTIAL_CONTENT => Ok(0),
+        None => Ok(offset),
     }
 }
 

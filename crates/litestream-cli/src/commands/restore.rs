@@ -256,29 +256,33 @@ impl Job {
         if done { Ok(ExitCode::SUCCESS) } else { self.restore(cancel).await }
     }
 
-    /// Compares a wanted time with what the replica covers: before it is an
-    /// error, after it means the newest state, which is worth a note.
+    /// Says so when a wanted time lies after everything the replica holds: then
+    /// its newest state is what there is.
+    ///
+    /// Listing times do; true creation times may cost a request per file, and
+    /// planning asks for them anyway.
     async fn check_timestamp(&self) -> anyhow::Result<()> {
         let Target::Timestamp(wanted) = self.target else { return Ok(()) };
-        let by_url = matches!(self.source, Source::Url(_));
-        let bounds = Inventory::load(&*self.client, true).await?.bounds();
-        let Some(bounds) = bounds else {
-            return fail(if by_url { "no backups found" } else { litestream_replica::plan::NOT_AVAILABLE });
-        };
-        if wanted <= bounds.oldest {
-            let message = if by_url { "timestamp does not exist" } else { litestream_replica::plan::NOT_AVAILABLE };
-            let range = format!("The replica covers {} to {}.", bounds.oldest, bounds.newest);
-            return Err(Failure::new(message).hint(range).into());
+        match Inventory::load(&*self.client, false).await?.bounds() {
+            None if self.is_by_url() => fail("no backups found"),
+            Some(bounds) if wanted > bounds.newest => {
+                output::note(&format!(
+                    "-timestamp is after the newest backup of {}; restoring that one",
+                    bounds.newest
+                ));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        if wanted > bounds.newest {
-            output::note(&format!("-timestamp is after the newest backup of {}; restoring that one", bounds.newest));
-        }
-        Ok(())
+    }
+
+    fn is_by_url(&self) -> bool {
+        matches!(self.source, Source::Url(_))
     }
 
     async fn dry_run(&self) -> anyhow::Result<()> {
         let inventory = Inventory::load(&*self.client, self.target.needs_times()).await?;
-        let plan = inventory.plan(self.target).map_err(|error| self.explain(error, Some(&inventory)))?;
+        let plan = inventory.plan(self.target).map_err(|error| self.explain(&error, Some(&inventory)))?;
         let text = if self.arguments.is_set("json") {
             json::format(&self.describe_plan(&plan))?
         } else {
@@ -327,16 +331,18 @@ impl Job {
         progress.finish();
         let restored = match result {
             Ok(restored) => restored,
-            Err(error) if error.kind() == ErrorKind::Unavailable && self.arguments.is_set("if-replica-exists") => {
-                tracing::info!("no matching backups found");
-                return Ok(ExitCode::SUCCESS);
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                // A wrong time in a URL's replica has always been an error of its own.
+                let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
+                if self.arguments.is_set("if-replica-exists") && !is_wrong_time {
+                    tracing::info!("no matching backups found");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                // Only for the hints, so a listing that fails now changes nothing.
+                let inventory = Inventory::load(&*self.client, false).await.ok();
+                return Err(self.explain(&error, inventory.as_ref()));
             }
-            Err(error) => {
-                // Only for the hint, so a listing that fails now changes nothing.
-                let wants_hint = error.kind() == ErrorKind::Unavailable && matches!(self.target, Target::Txid(_));
-                let inventory = if wants_hint { Inventory::load(&*self.client, false).await.ok() } else { None };
-                return Err(self.explain(error, inventory.as_ref()));
-            }
+            Err(error) => return Err(self.explain(&error, None)),
         };
         self.report(&restored, started.elapsed())?;
         Ok(ExitCode::SUCCESS)
@@ -366,21 +372,31 @@ impl Job {
         Ok(())
     }
 
-    /// The known words first; where a wanted transaction is out of reach, the
-    /// nearest ones below.
-    fn explain(&self, error: litestream_replica::Error, inventory: Option<&Inventory>) -> anyhow::Error {
-        let mut failure = Failure::new(error.to_string());
-        if let (Target::Txid(txid), Some(inventory)) = (self.target, inventory)
-            && error.kind() == ErrorKind::Unavailable
-        {
-            let (before, after) = inventory.nearest(txid);
-            if let Some(point) = before {
-                failure = failure.hint(format!("Nearest before it: {point}"));
+    /// The known words first; where what was wanted is out of reach, what can be
+    /// had below.
+    fn explain(&self, error: &litestream_replica::Error, inventory: Option<&Inventory>) -> anyhow::Error {
+        let failure = Failure::new(error.to_string());
+        let Some(inventory) = inventory.filter(|_| error.kind() == ErrorKind::Unavailable) else {
+            return failure.into();
+        };
+        let failure = match self.target {
+            Target::Latest => failure,
+            Target::Txid(txid) => {
+                let (before, after) = inventory.nearest(txid);
+                let hints = [("before", before), ("after", after)];
+                hints.into_iter().fold(failure, |failure, (side, point)| match point {
+                    Some(point) => failure.hint(format!("Nearest {side} it: {point}")),
+                    None => failure,
+                })
             }
-            if let Some(point) = after {
-                failure = failure.hint(format!("Nearest after it: {point}"));
+            Target::Timestamp(_) => {
+                let failure = if self.is_by_url() { Failure::new("timestamp does not exist") } else { failure };
+                match inventory.bounds() {
+                    Some(bounds) => failure.hint(format!("The replica covers {} to {}.", bounds.oldest, bounds.newest)),
+                    None => failure,
+                }
             }
-        }
+        };
         failure.into()
     }
 }

@@ -161,6 +161,11 @@ fn times_before_the_replica_fail_and_times_after_it_mean_the_newest() {
     let url = sandbox.replica();
     let outcome = sandbox.run(&["restore", "-timestamp", "2000-01-01T00:00:00+02:00", "-o", "out.db", &url]);
     assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.ends_with("\n"), "{outcome:?}");
+    assert!(outcome.stderr.contains("Error: timestamp does not exist\nThe replica covers 20"), "{outcome:?}");
+    let arguments = ["restore", "-if-replica-exists", "-timestamp", "2000-01-01T00:00:00Z", "-o", "out.db", &url];
+    assert_eq!(sandbox.run(&arguments).code, 1, "there is a replica, only not of that time");
+    let outcome = sandbox.run(&["restore", "-dry-run", "-timestamp", "2000-01-01T00:00:00Z", "-o", "out.db", &url]);
     assert!(outcome.stderr.starts_with("Error: timestamp does not exist\nThe replica covers 20"), "{outcome:?}");
 
     let config = sandbox.write("c.yml", "dbs: [{path: a.db, replica: {path: replica}}]");

@@ -40,6 +40,9 @@ pub(crate) enum Gap {
     Overwritten,
     /// Nothing had been captured of the generation, so its start proves nothing.
     Unanchored,
+    /// The newest local file is not one we recorded: another program wrote it, or
+    /// we died right behind it.
+    Unrecorded,
     /// The log contradicted itself while it was being captured.
     Broken,
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Gap {
             Self::Shortened => "the wal is shorter than what was captured",
             Self::Overwritten => "the wal was overwritten at the captured position",
             Self::Unanchored => "the wal was empty when litestream last looked",
+            Self::Unrecorded => "the newest local file has no record, another program may have written it",
             Self::Broken => "the wal contradicted itself",
         })
     }

@@ -8,12 +8,20 @@ use ltx::{Decoder, Header, Pgno, Txid, page_checksum};
 
 use super::live::Live;
 use super::{Base, Capture, Local};
-use crate::continuity::{Evidence, judge};
+use crate::continuity::{Evidence, Gap, judge};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meta::MetaDir;
 use crate::page_sums::PageSums;
 use crate::position::{Position, PositionFile};
 use crate::wal::{self, WalPosition};
+
+/// Where capture stood when somebody last worked on this database.
+struct Last {
+    position: Position,
+    /// We wrote it down ourselves. Otherwise the newest file tells: it is
+    /// upstream's, or ours from right before a crash.
+    is_recorded: bool,
+}
 
 impl Capture {
     /// Opens the database, pins its WAL and settles the base.
@@ -34,7 +42,7 @@ impl Capture {
         if matches!(self.base, Base::Missing { .. }) {
             return Ok(());
         }
-        let Some(position) = self.last_position()? else {
+        let Some(Last { position, is_recorded }) = self.last_position()? else {
             self.base = Base::Missing { reason: "no local state" };
             return Ok(());
         };
@@ -64,7 +72,11 @@ impl Capture {
         self.base = Base::Known(position);
         self.load_sums(&position)?;
         match verdict {
-            Ok(()) if self.local()?.sums.is_some() => Ok(()),
+            Ok(()) if self.local()?.sums.is_some() && is_recorded => Ok(()),
+            // The log proves what comes next, but not that the program that wrote
+            // the newest files had captured everything before them: upstream
+            // overlooks restarts of the WAL (D1). The comparison tells.
+            Ok(()) if self.local()?.sums.is_some() => self.rebase(Gap::Unrecorded),
             // The place in the WAL is proven, only the page sums are missing.
             Ok(()) => self.rebuild_sums(),
             Err(gap) if self.local()?.sums.is_some() => self.rebase(gap),
@@ -77,11 +89,12 @@ impl Capture {
     }
 
     /// The recorded position, or the one the newest local file implies.
-    fn last_position(&mut self) -> Result<Option<Position>> {
+    fn last_position(&mut self) -> Result<Option<Last>> {
         let Local { meta, position_file, .. } = self.local.as_mut().ok_or_else(super::not_open)?;
         let recorded = position_file.load()?;
         let newest = meta.l0_txids()?.last().copied();
-        let Some(newest) = newest else { return Ok(recorded) };
+        let as_recorded = |position| Last { position, is_recorded: true };
+        let Some(newest) = newest else { return Ok(recorded.map(as_recorded)) };
         let verified = verify(&meta.l0_path(newest));
         match (recorded, verified) {
             (recorded, Err(err)) if err.kind() == ErrorKind::Corrupt => {
@@ -89,14 +102,17 @@ impl Capture {
                 tracing::warn!(db = %self.options.path.display(), txid = %newest, error = %err, moved_to = %aside.display(), "local ltx file is damaged");
                 // The position itself still holds; whether the replica has the
                 // damaged transaction is found out before the next upload.
-                Ok(recorded.filter(|position| position.txid >= newest))
+                Ok(recorded.filter(|position| position.txid >= newest).map(as_recorded))
             }
             (_, Err(err)) => Err(err),
-            (Some(position), Ok(_)) if position.txid > newest => Ok(Some(position)),
+            (Some(position), Ok(_)) if position.txid > newest => Ok(Some(as_recorded(position))),
             (Some(position), Ok((_, sum))) if position.txid == newest && position.file_checksum == sum => {
-                Ok(Some(position))
+                Ok(Some(as_recorded(position)))
             }
-            (_, Ok((header, sum))) => self.position_of(&header, sum),
+            (_, Ok((header, sum))) => {
+                let position = self.position_of(&header, sum)?;
+                Ok(position.map(|position| Last { position, is_recorded: false }))
+            }
         }
     }
 

@@ -91,6 +91,12 @@ impl Application {
         self.shared.state.lock().unwrap().stats
     }
 
+    /// Whether the application checkpoints by itself, every 1000 pages.
+    pub fn set_autocheckpoint(&self, on: bool) {
+        let sql = format!("PRAGMA wal_autocheckpoint = {}", if on { 1_000 } else { 0 });
+        self.shared.state.lock().unwrap().bank.connection().execute_batch(&sql).unwrap();
+    }
+
     /// Checkpoints over a connection of its own, as another program would.
     pub fn checkpoint(&self, mode: CheckpointMode) {
         let connection = scenario::quiet_connection(&self.db).unwrap();

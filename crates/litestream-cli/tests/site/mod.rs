@@ -128,15 +128,14 @@ impl Site {
         }
     }
 
-    /// Waits until our restore gives the database as it is now, which nobody may
-    /// write meanwhile.
+    /// Waits until our restore gives the database as it is, which no application
+    /// may write meanwhile. Upstream does write, and is waited for.
     #[track_caller]
     pub fn wait_until_replicated(&self, limit: Duration, what: &str) {
-        let source = read_image(&self.db()).unwrap();
         let started = Instant::now();
         loop {
             let difference = match self.try_restored(&ours(), &[]) {
-                Ok(restored) => match source.difference(&restored) {
+                Ok(restored) => match read_image(&self.db()).unwrap().difference(&restored) {
                     None => return,
                     Some(difference) => difference.to_string(),
                 },
@@ -200,7 +199,75 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 /// The seed of a random test: `LITESTREAM_TEST_SEED`, else a new one. Printed.
 #[allow(clippy::disallowed_methods, reason = "a failing seed is repeated from the environment")]
 pub fn seed() -> u64 {
-    let seed = std::env::var("LITESTREAM_TEST_SEED").ok().map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("LITESTREAM_TEST_SEED").ok().map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("seed {seed}: repeat with LITESTREAM_TEST_SEED={seed}");
     seed
+}
+
+/// A file of a replica, as `ltx -json` lists it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub level: u8,
+    pub min: String,
+    pub max: String,
+    pub timestamp: String,
+}
+
+impl Site {
+    /// Starts `program` on the configuration.
+    pub fn daemon(&self, program: &Program) -> litestream_testkit::daemon::Daemon {
+        program.replicate(&self.path("litestream.yml"), &self.log()).unwrap()
+    }
+
+    /// `replicate -once`.
+    #[track_caller]
+    pub fn once(&self, program: &Program) {
+        let config = self.path("litestream.yml");
+        let words = [OsStr::new("replicate"), OsStr::new("-once"), OsStr::new("-config"), config.as_os_str()];
+        program.run(words).unwrap().success().unwrap();
+    }
+
+    /// All files of the replica, as upstream lists them.
+    pub fn listed(&self) -> Vec<Listed> {
+        let output = self.run(&upstream::litestream(), "ltx", &["-level", "all", "-json"]).success().unwrap();
+        let files: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        let text = |file: &serde_json::Value, key: &str| file[key].as_str().unwrap().to_owned();
+        files
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| Listed {
+                level: u8::try_from(file["level"].as_u64().unwrap()).unwrap(),
+                min: text(file, "min_txid"),
+                max: text(file, "max_txid"),
+                timestamp: text(file, "timestamp"),
+            })
+            .collect()
+    }
+
+    /// The newest TXID of the replica at any level, in 16 hexadecimal digits.
+    pub fn newest_txid(&self) -> String {
+        self.listed().into_iter().map(|file| file.max).max().unwrap()
+    }
+
+    /// Waits until the replica holds a file.
+    #[track_caller]
+    pub fn wait_for_file(&self, limit: Duration) {
+        let started = Instant::now();
+        while self.listed().is_empty() {
+            assert!(started.elapsed() < limit, "the replica is empty after {limit:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the replica's newest TXID is above `before`.
+    #[track_caller]
+    pub fn wait_for_newer(&self, before: &str, limit: Duration) {
+        let started = Instant::now();
+        while *self.newest_txid() <= *before {
+            assert!(started.elapsed() < limit, "nothing newer than {before} within {limit:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

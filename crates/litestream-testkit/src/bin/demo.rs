@@ -146,7 +146,7 @@ impl Demo {
         println!(
             "\nThe same with your own database (it must be in WAL mode), in two terminals:\n\n  \
              {litestream} replicate /path/to/app.db file:///path/to/backup\n  \
-             {litestream} restore -o /tmp/restored.db file:///path/to/backup\n\n\
+             {litestream} restore -o restored.db file:///path/to/backup\n\n\
              For a bucket: s3://bucket/app instead of file:///path/to/backup."
         );
     }

@@ -12,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -59,6 +59,8 @@ impl FileOptions {
 #[derive(Clone, Debug)]
 pub struct FileClient {
     options: Arc<FileOptions>,
+    /// Done by the first write.
+    swept: Arc<Once>,
 }
 
 impl FileClient {
@@ -68,7 +70,7 @@ impl FileClient {
         if options.path.as_os_str().is_empty() {
             return Err(Error::new(ErrorKind::Setup, "file replica path required"));
         }
-        Ok(Self { options: Arc::new(options) })
+        Ok(Self { options: Arc::new(options), swept: Arc::new(Once::new()) })
     }
 
     fn path_of(&self, id: FileId) -> PathBuf {
@@ -195,8 +197,14 @@ impl ReplicaClient for FileClient {
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
         let WriteRequest { id, timestamp, mode, body } = request;
         let gone = CallerGone::default();
-        let staging =
-            Staging { path: self.path_of(id), options: self.options.clone(), timestamp, mode, gone: gone.clone() };
+        let staging = Staging {
+            path: self.path_of(id),
+            options: self.options.clone(),
+            swept: self.swept.clone(),
+            timestamp,
+            mode,
+            gone: gone.clone(),
+        };
         let _guard = GoneOnDrop(gone);
         let size = match body {
             Body::File(source) => self.write_file(staging, source).await?,
@@ -269,6 +277,7 @@ fn list_dir(dir: &Path, level: Level, seek: Txid) -> Result<Vec<FileInfo>> {
 struct Staging {
     path: PathBuf,
     options: Arc<FileOptions>,
+    swept: Arc<Once>,
     timestamp: Timestamp,
     mode: WriteMode,
     gone: CallerGone,
@@ -310,6 +319,7 @@ impl Staging {
     /// Creates the temporary file, and its directory if need be.
     fn create(&self) -> Result<Temp> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
+        self.swept.call_once(|| sweep(&self.options.path));
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         name.push(format!(".{}-{count}-{:08x}.tmp", std::process::id(), fastrand::u32(..)));
@@ -325,6 +335,9 @@ impl Staging {
             other => other,
         };
         let file = file.map_err(|e| self.error("create", e))?;
+        // Tells a sweep by another process that this file is in use. Filesystems
+        // without locks cannot tell, and are not swept either.
+        let _ = file.try_lock();
         Ok(Temp { path, file, size: 0, armed: true })
     }
 
@@ -347,6 +360,31 @@ impl Staging {
         }
         sync_dir(parent)
     }
+}
+
+/// Removes temporary files of ours whose writers were killed: an unfinished image
+/// may be as large as the database. Failures are dropped, for a file that stays
+/// only takes space, and the next start tries again.
+fn sweep(root: &Path) {
+    for level in Level::all() {
+        for entry in fs::read_dir(level_dir(root, level)).into_iter().flatten().flatten() {
+            if !entry.file_name().to_str().is_some_and(is_temporary_name) {
+                continue;
+            }
+            // Its writer holds a lock for as long as it lives.
+            let unused = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            if unused && fs::remove_file(entry.path()).is_ok() {
+                tracing::debug!(path = %entry.path().display(), "removed a file whose writer was killed");
+            }
+        }
+    }
+}
+
+/// `<min>-<max>.ltx.<process>-<count>-<random>.tmp`. Upstream's are never touched:
+/// it does not lock them.
+fn is_temporary_name(name: &str) -> bool {
+    let Some(name) = name.strip_suffix(".tmp") else { return false };
+    name.rsplit_once('.').is_some_and(|(file, writer)| FileName::parse(file).is_some() && writer.contains('-'))
 }
 
 /// A temporary file, removed when dropped unless it was published.

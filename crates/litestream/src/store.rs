@@ -155,6 +155,12 @@ impl Store {
                 Err(err) if err.kind() == ErrorKind::Missing => return Ok(()),
                 Err(err) => err,
             };
+            // A database that could never be opened has captured nothing, and what
+            // only a person can mend is not mended by waiting.
+            let is_hopeless = matches!(err.kind(), ErrorKind::Setup | ErrorKind::Corrupt);
+            if is_hopeless && db.status().captured_at.is_none() {
+                return Err(err.to_string());
+            }
             let now = Instant::now();
             if now >= deadline {
                 return Err(format!("shutdown sync timeout after {attempts} attempts: {err}"));

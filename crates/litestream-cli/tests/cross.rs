@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::program::Program;
+use litestream_testkit::s3_server::Kind;
 use litestream_testkit::scenario::{self, CheckpointMode};
 use litestream_testkit::upstream;
 use site::application::{Application, MODES};
@@ -36,7 +37,7 @@ l0-retention-check-interval: 1s
 ";
 
 /// Ours writes, both restore.
-fn both_restore_what_ours_wrote(site: &Site) {
+fn both_restore_what_ours_wrote(site: &Site, targets: usize) {
     let seed = seed();
     site.config("");
     let application = Application::start(&site.db(), seed, 500, PACE);
@@ -60,11 +61,11 @@ fn both_restore_what_ours_wrote(site: &Site) {
             image.assert_same(&restored, &format!("seed {seed} at {txid} by {}", program.path().display()));
         }
     }
-    assert_alike(site, seed);
+    assert_alike(site, seed, targets);
 }
 
 /// Upstream writes all its levels, both restore, plan and list alike.
-fn both_restore_what_upstream_wrote(site: &Site) {
+fn both_restore_what_upstream_wrote(site: &Site, targets: usize) {
     let seed = seed();
     site.config(FAST_LEVELS);
     let application = Application::start(&site.db(), seed, 500, PACE);
@@ -92,7 +93,7 @@ fn both_restore_what_upstream_wrote(site: &Site) {
         }
     }
     println!("seed {seed}: {proven} of {} recorded moments restorable", moments.len());
-    assert_alike(site, seed);
+    assert_alike(site, seed, targets);
 }
 
 /// What upstream can do here, ours does alike; the image if there is one.
@@ -111,7 +112,7 @@ fn same_result(site: &Site, args: &[&str]) -> Option<Image> {
 }
 
 /// Same listing, same plans and same databases at TXIDs and times all over it.
-fn assert_alike(site: &Site, seed: u64) {
+fn assert_alike(site: &Site, seed: u64, count: usize) {
     for level in ["all", "0", "1", "9"] {
         assert_same_output(site, "ltx", &["-level", level]);
         assert_same_output(site, "ltx", &["-level", level, "-json"]);
@@ -119,13 +120,13 @@ fn assert_alike(site: &Site, seed: u64) {
     let files = site.listed();
     let mut rng = Rng::with_seed(seed);
     let mut targets = vec![Vec::new()];
-    for _ in 0..6 {
+    for _ in 0..count {
         let file = rng.choice(&files).unwrap();
         targets.push(vec!["-txid", file.max.as_str()]);
         targets.push(vec!["-timestamp", file.timestamp.as_str()]);
     }
     let later: Vec<String> = files.iter().map(|file| file.timestamp.replace('Z', ".5Z")).collect();
-    for _ in 0..3 {
+    for _ in 0..count / 2 {
         targets.push(vec!["-timestamp", rng.choice(&later).unwrap().as_str()]);
     }
     let mut restored = 0;
@@ -236,12 +237,12 @@ fn number(txid: &str) -> u64 {
 
 #[test]
 fn both_restore_what_ours_wrote_to_a_directory() {
-    both_restore_what_ours_wrote(&Site::new());
+    both_restore_what_ours_wrote(&Site::new(), 6);
 }
 
 #[test]
 fn both_restore_what_upstream_wrote_to_a_directory() {
-    both_restore_what_upstream_wrote(&Site::new());
+    both_restore_what_upstream_wrote(&Site::new(), 6);
 }
 
 #[test]
@@ -283,4 +284,23 @@ fn a_restart_that_upstream_overlooked_is_mended_at_the_take_over() {
 
     site.once(&ours());
     site.assert_restores("after the take-over");
+}
+#[test]
+fn both_restore_what_ours_wrote_to_s3() {
+    for kind in [Kind::Moto, Kind::SeaweedFs] {
+        both_restore_what_ours_wrote(&Site::on(kind), 2);
+    }
+}
+
+#[test]
+fn both_restore_what_upstream_wrote_to_s3() {
+    for kind in [Kind::Moto, Kind::SeaweedFs] {
+        both_restore_what_upstream_wrote(&Site::on(kind), 2);
+    }
+}
+
+#[test]
+fn either_continues_the_others_bucket() {
+    alternate(&Site::on(Kind::Moto), None, false);
+    alternate(&Site::on(Kind::SeaweedFs), Some(2), false);
 }

@@ -10,6 +10,7 @@ mod site;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,8 @@ fn a_kill_during_the_first_image_is_mended_by_the_next_start() {
         assert!(status.success(), "{status}: {}", fs::read_to_string(site.log()).unwrap());
         site.assert_restores(&format!("seed {seed}, round {round}"));
         site.assert_no_panic();
+        let left = site.temporary_files();
+        assert_eq!(left, Vec::<PathBuf>::new(), "seed {seed}, round {round}: left by killed daemons");
         let images: Vec<FileName> = site.level(9).into_iter().map(|(name, _)| name).collect();
         assert!(!images.is_empty(), "seed {seed}, round {round}: no image");
     }
@@ -176,4 +179,28 @@ fn a_killed_daemon_leaves_a_replica_whose_bank_balances() {
         transfers = kept;
     }
     println!("seed {seed}: {transfers} transfers kept, {:?}", application.stats());
+}
+
+/// What a killed daemon had begun to write is removed by the next; what somebody
+/// is still writing, and upstream's own, is not.
+#[test]
+fn unfinished_files_of_killed_writers_are_removed() {
+    let site = Site::new();
+    site.config("");
+    let application = Application::start(&site.db(), 1, 10, Duration::from_millis(10));
+    application.pause();
+    let dir = site.replica().join("ltx/9");
+    fs::create_dir_all(&dir).unwrap();
+    let name = "0000000000000001-0000000000000001.ltx";
+    let [stale, used, upstream] =
+        ["7-0-0000abcd.tmp", "8-0-0000abcd.tmp", "tmp"].map(|end| dir.join(format!("{name}.{end}")));
+    for path in [&stale, &used, &upstream] {
+        fs::write(path, "begun").unwrap();
+    }
+    let writer = fs::File::open(&used).unwrap();
+    writer.lock().unwrap();
+    site.once(&ours());
+    assert!(!stale.exists());
+    assert!(used.exists() && upstream.exists());
+    site.assert_restores("beside unfinished files");
 }

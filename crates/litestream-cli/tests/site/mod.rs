@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::program::{Output, Program};
-use litestream_testkit::s3_server::{self, Bucket, Kind};
+use litestream_testkit::s3_server::{self, Bucket, Kind, S3Server};
 use litestream_testkit::upstream;
 use ltx::FileName;
 
@@ -51,6 +51,11 @@ impl Site {
     /// With a replica in a bucket of its own.
     pub fn on(kind: Kind) -> Self {
         Self { place: Place::S3(s3_server::fresh_bucket(kind).unwrap()), ..Self::new() }
+    }
+
+    /// With a replica in a bucket of a server of the test's own.
+    pub fn on_server(server: &S3Server) -> Self {
+        Self { place: Place::S3(server.fresh_bucket().unwrap()), ..Self::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -163,7 +168,8 @@ impl Site {
 
     /// Paths below the site whose names end as temporary files do.
     pub fn temporary_files(&self) -> Vec<PathBuf> {
-        files_below(self.dir.path()).into_iter().filter(|path| path.to_string_lossy().contains(".tmp")).collect()
+        let is_temporary = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().contains(".tmp");
+        files_below(self.dir.path()).into_iter().filter(is_temporary).collect()
     }
 
     /// Fails if a daemon panicked.

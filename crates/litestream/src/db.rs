@@ -99,12 +99,12 @@ impl Database {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Captures everything committed so far into local level-0 files.
+    /// Captures everything committed so far, with `publish` into local level-0 files.
     ///
     /// Before the first upload has given the database a base there is nothing to
     /// continue, and the report's TXID is `None`.
-    pub(crate) async fn capture(&self) -> Result<PassReport> {
-        let result = with(&self.capture, |capture| capture.pass(Instant::now())).await;
+    pub(crate) async fn capture(&self, publish: bool) -> Result<PassReport> {
+        let result = with(&self.capture, move |capture| capture.pass(Instant::now(), publish)).await;
         self.update_status(|status, now| match &result {
             Ok(report) => {
                 status.txid = report.txid;
@@ -150,11 +150,11 @@ impl Database {
     /// # Errors
     /// [`ErrorKind::Missing`] when there is no database.
     pub async fn sync(&self) -> Result<Txid> {
-        self.capture().await.map_err(|err| self.named("sync database", err))?;
+        self.capture(true).await.map_err(|err| self.named("sync database", err))?;
         while !self.upload_batch().await.map_err(|err| self.named("sync replica for", err))? {}
         // A first upload gives the database its base; what was committed since the
         // pass above is captured by now or by this pass.
-        let report = self.capture().await.map_err(|err| self.named("sync database", err))?;
+        let report = self.capture(true).await.map_err(|err| self.named("sync database", err))?;
         while !self.upload_batch().await.map_err(|err| self.named("sync replica for", err))? {}
         report.txid.ok_or_else(|| Error::new(ErrorKind::Transient, format!("sync {}: no base", self.path().display())))
     }
@@ -187,6 +187,11 @@ impl Database {
     /// WAL bytes that wait for capture, as far as they can be told at once.
     pub(crate) fn backlog(&self) -> u64 {
         self.capture.try_lock().map_or(0, |capture| capture.backlog())
+    }
+
+    /// True when captured pages wait to become a file.
+    pub(crate) fn has_open_delta(&self) -> bool {
+        self.capture.try_lock().map_or(true, |capture| capture.has_open_delta())
     }
 
     pub(crate) fn captured(&self) -> watch::Receiver<Captured> {

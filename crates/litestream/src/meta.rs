@@ -13,7 +13,7 @@
 //! under `ltx/`, because upstream sweeps both.
 
 use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -174,30 +174,37 @@ impl MetaDir {
         list_l0(&self.root).map_err(|e| Error::io("list local ltx files", e))
     }
 
-    /// Writes a level-0 file, all or nothing: on success it is complete, durable
-    /// and under its final name; otherwise it does not exist.
-    pub(crate) fn write_l0<T>(
+    /// Writes a level-0 file under its temporary name. It becomes real, and
+    /// durable, by [`publish_l0`](Self::publish_l0); dropping it removes it.
+    pub(crate) fn stage_l0<T>(
         &self,
         txid: Txid,
         write: impl FnOnce(&mut io::BufWriter<File>) -> Result<T>,
-    ) -> Result<(PathBuf, T)> {
+    ) -> Result<(StagedL0, T)> {
         let path = self.l0_path(txid);
-        let staging = Staging { path: path.with_extension("ltx.tmp") };
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
         if !self.l0_dir().exists() {
             create_dirs(&self.l0_dir(), self.ownership)?;
         }
-        let file = File::create(&staging.path).map_err(|e| stage("stage-open", e))?;
-        self.ownership.apply_to_file(&staging.path).map_err(|e| stage("stage-open", e))?;
+        let staging = path.with_extension("ltx.tmp");
+        let file = File::create(&staging).map_err(|e| stage("stage-open", e))?;
+        let unfinished = Unfinished { path: staging };
+        self.ownership.apply_to_file(&unfinished.path).map_err(|e| stage("stage-open", e))?;
         let mut out = io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
         let value = write(&mut out)?;
-        out.flush().map_err(|e| stage("stage-write", e))?;
         let file = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
+        Ok((StagedL0 { path, file, unfinished }, value))
+    }
+
+    /// Makes a staged file durable under its final name and returns its path.
+    pub(crate) fn publish_l0(&self, staged: StagedL0) -> Result<PathBuf> {
+        let StagedL0 { path, file, unfinished } = staged;
+        let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
         file.sync_all().map_err(|e| stage("stage-sync", e))?;
-        fs::rename(&staging.path, &path).map_err(|e| stage("rename", e))?;
-        std::mem::forget(staging);
+        fs::rename(&unfinished.path, &path).map_err(|e| stage("rename", e))?;
+        unfinished.keep();
         sync_dir(&self.l0_dir()).map_err(|e| stage("stage-sync", e))?;
-        Ok((path, value))
+        Ok(path)
     }
 
     /// Deletes one level-0 file; absent counts as deleted.
@@ -246,12 +253,28 @@ impl MetaDir {
     }
 }
 
+/// A level-0 file that is written but neither durable nor visible.
+#[derive(Debug)]
+pub(crate) struct StagedL0 {
+    path: PathBuf,
+    file: File,
+    unfinished: Unfinished,
+}
+
 /// A file under its temporary name; dropping it removes the file.
-struct Staging {
+#[derive(Debug)]
+struct Unfinished {
     path: PathBuf,
 }
 
-impl Drop for Staging {
+impl Unfinished {
+    /// The file has its final name.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished {
     fn drop(&mut self) {
         // Best effort on the way out of an error; the sweep at the next start
         // removes what is left.

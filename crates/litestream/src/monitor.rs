@@ -28,16 +28,22 @@ pub(crate) struct Shared {
 /// Captures until cancelled.
 pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
     let mut failures = Failures::new("sync error", "sync recovered", db.replica.sync_interval);
+    let mut next_file = Instant::now();
     loop {
-        let started = Instant::now();
+        let publish = Instant::now() >= next_file;
         let pass = {
             let Ok(_permit) = shared.passes.acquire().await else { return };
-            db.capture().await
+            db.capture(publish).await
         };
         let pause = match pass {
             Ok(_) => {
                 failures.recovered(&db);
-                settle(&db, started, &cancel).await;
+                if publish {
+                    next_file = Instant::now() + db.replica.sync_interval;
+                }
+                if !settle(&db, next_file, &cancel).await || db.has_open_delta() {
+                    continue;
+                }
                 Duration::ZERO
             }
             // No database yet is a state, not a fault.
@@ -63,24 +69,24 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
     }
 }
 
-/// Waits out the rest of `sync-interval`, unless the WAL grows fast.
-async fn settle(db: &Database, started: Instant, cancel: &CancellationToken) {
-    let until = started + db.replica.sync_interval;
+/// Waits until the next file is due. False, at once, when the WAL grows so fast
+/// that it must be captured before.
+async fn settle(db: &Database, until: Instant, cancel: &CancellationToken) -> bool {
     let mut look = FIRST_LOOK;
     let mut before = 0;
     loop {
         let now = Instant::now();
         if now >= until || cancel.is_cancelled() {
-            return;
+            return true;
         }
         let next = (now + look).min(until);
         tokio::select! {
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return true,
             () = tokio::time::sleep_until(next) => {}
         }
         let backlog = db.backlog();
         if backlog >= MAX_BACKLOG {
-            return;
+            return false;
         }
         // Look less and less often while little is written.
         look = if backlog.saturating_sub(before) > SLOW_GROWTH { FIRST_LOOK } else { look * 2 };
@@ -222,7 +228,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// First look at how fast the WAL grows after a capture.
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 /// WAL bytes that are captured without waiting for `sync-interval`.
-const MAX_BACKLOG: u64 = 16 << 20;
+const MAX_BACKLOG: u64 = 4 << 20;
 const SLOW_GROWTH: u64 = 256 << 10;
 const FIRST_RETRY: Duration = Duration::from_micros(500);
 const LAST_RETRY: Duration = Duration::from_millis(512);

@@ -50,8 +50,7 @@ pub(crate) enum Goal {
 pub(crate) enum Action {
     /// Begin a read transaction on this connection.
     OpenPin(Side),
-    /// Capture at least to the end of the WAL as it is when this action starts,
-    /// and make it durable.
+    /// Capture at least to the end of the WAL as it is when this action starts.
     Capture,
     /// End this connection's read transaction.
     ReleasePin(Side),
@@ -75,8 +74,11 @@ pub(crate) enum Event {
         /// Frames in the WAL that are not yet in the database file.
         tail: u32,
     },
-    /// Somebody else holds the lock; the rest of the goal waits for another pass.
+    /// Somebody else is checkpointing, or keeps the write lock.
     Busy,
+    /// Another reader holds an older snapshot: the rest of the goal waits for
+    /// another pass.
+    Blocked,
 }
 
 /// Which pins are held.
@@ -100,6 +102,7 @@ pub(crate) struct PinChain {
     stages: VecDeque<Stage>,
     last: Action,
     flushes_left: u32,
+    last_tail: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +117,7 @@ enum Stage {
 impl PinChain {
     /// A chain that holds nothing yet.
     pub(crate) fn new() -> Self {
-        Self { held: Held::None, stages: VecDeque::new(), last: Action::Done, flushes_left: 0 }
+        Self { held: Held::None, stages: VecDeque::new(), last: Action::Done, flushes_left: 0, last_tail: None }
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -126,6 +129,7 @@ impl PinChain {
     pub(crate) fn begin(&mut self, goal: Goal) -> Action {
         self.stages.clear();
         self.flushes_left = MAX_FLUSHES;
+        self.last_tail = None;
         let stages: &[Stage] = match goal {
             Goal::Advance => &[Stage::Advance],
             Goal::Checkpoint => &[Stage::Advance, Stage::Checkpoint, Stage::Advance],
@@ -162,7 +166,10 @@ impl PinChain {
             (Action::Checkpoint(_), Event::Checkpointed { tail }) => {
                 if self.stages.front() == Some(&Stage::Flush) {
                     self.flushes_left = self.flushes_left.saturating_sub(1);
-                    if tail <= MAX_LOCKED_TAIL || self.flushes_left == 0 {
+                    // A tail that does not shrink to half will not get short this way.
+                    let converges = self.last_tail.is_none_or(|last| tail < last / 2);
+                    self.last_tail = Some(tail);
+                    if tail <= MAX_LOCKED_TAIL || self.flushes_left == 0 || !converges {
                         self.stages.pop_front();
                     } else {
                         // Move the pin to the present end, or the next flush
@@ -176,9 +183,13 @@ impl PinChain {
             (Action::LockWriters | Action::UnlockWriters, Event::Ok) => {
                 self.stages.pop_front();
             }
-            (Action::Checkpoint(_) | Action::LockWriters, Event::Busy) => {
-                // Somebody else checkpoints or writes: leave it to a later pass,
-                // but never leave without giving the lock back.
+            // Somebody else copies the frames for us.
+            (Action::Checkpoint(_), Event::Busy) if self.stages.front() == Some(&Stage::Flush) => {
+                self.stages.pop_front();
+            }
+            (Action::Checkpoint(_) | Action::LockWriters, Event::Busy | Event::Blocked) => {
+                // Leave it to a later pass, but never leave without giving the
+                // lock back.
                 let locked = self.stages.contains(&Stage::Unlock) && !self.stages.contains(&Stage::Lock);
                 self.stages.clear();
                 if locked {

@@ -10,7 +10,7 @@
 use std::os::raw::c_int;
 use std::path::Path;
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ltx::PageSize;
 use rusqlite::{OpenFlags, TransactionState, ffi};
@@ -126,19 +126,43 @@ impl Connection {
         matches!(self.inner.transaction_state(Some(c"main")), Ok(TransactionState::Read))
     }
 
-    /// Takes the database's write lock, waiting at most the busy timeout. `false`
-    /// when somebody else kept it. [`end`](Self::end) gives it back; nothing is written.
-    pub(crate) fn lock_writers(&self) -> Result<bool> {
-        match self.inner.execute_batch("BEGIN IMMEDIATE") {
-            Ok(()) => Ok(true),
-            Err(err) if is_busy(&err) => Ok(false),
-            Err(err) => Err(sqlite("take write lock", err)),
+    /// Takes the database's write lock, waiting at most `patience`. `false` when
+    /// somebody else kept it. [`end`](Self::end) gives it back; nothing is written.
+    ///
+    /// SQLite's own busy handler sleeps for milliseconds between attempts and
+    /// hardly ever meets the microseconds between two commits of a fast writer.
+    pub(crate) fn lock_writers(&self, patience: Duration) -> Result<bool> {
+        self.inner.busy_timeout(Duration::ZERO).map_err(|e| sqlite("set busy timeout", e))?;
+        let deadline = Instant::now() + patience;
+        let mut attempts: u32 = 0;
+        loop {
+            match self.inner.execute_batch("BEGIN IMMEDIATE") {
+                Ok(()) => return Ok(true),
+                Err(err) if !is_busy(&err) => return Err(sqlite("take write lock", err)),
+                Err(_) if Instant::now() >= deadline => return Ok(false),
+                Err(_) => attempts += 1,
+            }
+            if attempts.is_multiple_of(LOCK_SPINS) {
+                std::thread::sleep(LOCK_PAUSE);
+            }
         }
     }
 
     /// Copies as many frames as readers allow into the database file, without
-    /// waiting for anybody. `None` when another checkpoint is running.
-    pub(crate) fn checkpoint_passive(&self) -> Result<Option<CheckpointOutcome>> {
+    /// waiting for readers or writers. `None` when another checkpoint runs for
+    /// longer than `patience`.
+    pub(crate) fn checkpoint_passive(&self, patience: Duration) -> Result<Option<CheckpointOutcome>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let outcome = self.try_checkpoint_passive()?;
+            if outcome.is_some() || Instant::now() >= deadline {
+                return Ok(outcome);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    fn try_checkpoint_passive(&self) -> Result<Option<CheckpointOutcome>> {
         let (mut log, mut backfilled) = (0, 0);
         // SAFETY: handle and out-pointers are live for the call; "main" is a
         // NUL-terminated constant.
@@ -320,6 +344,9 @@ fn describe(err: &rusqlite::Error) -> String {
     }
 }
 
+/// Attempts at the write lock between two short pauses.
+const LOCK_SPINS: u32 = 64;
+const LOCK_PAUSE: Duration = Duration::from_micros(50);
 /// Attempts without giving up the processor, and all attempts.
 const WAL_INDEX_SPINS: usize = 100;
 const WAL_INDEX_ATTEMPTS: usize = 300;

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ltx::{Checksum, EncodedRun, Encoder, Header, PageSize, Pgno, RunEncoder, Summary, Txid, page_checksum};
 
-use super::l0::encode;
+use super::l0::{Into, encode};
 use super::{Base, Capture, Local};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_sums::PageSums;
@@ -106,7 +106,8 @@ impl Capture {
         }
         let pages = Pages { db: live.db.clone(), wal: live.wal.clone(), in_wal, page_size, commit };
         if matches!(self.base, Base::Known(_)) {
-            while self.capture_chunk(&index)?.is_some() {}
+            while self.capture_chunk(&index, Into::File)?.is_some() {}
+            self.publish_delta()?;
         }
         Ok(Frozen {
             pages,
@@ -138,6 +139,7 @@ impl Capture {
             meta.remove_l0(old)?;
         }
         *sums = None;
+        self.delta = None;
         frozen.txid = txid;
         frozen.sums = Some(PageSums::create(meta.open_side_file(PAGE_SUMS)?, position.page_size)?);
         position_file.store(&position)?;

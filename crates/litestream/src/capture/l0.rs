@@ -1,5 +1,7 @@
 //! From a range of WAL frames to one level-0 file.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use ltx::{Checksum, Encoder, Header, Pgno, page_checksum};
@@ -12,32 +14,36 @@ use crate::wal_index::WalIndex;
 
 impl Capture {
     /// Captures the next range of frames up to `target`, at most
-    /// `max-sync-wal-bytes` long. Returns its length in bytes, `None` when the
-    /// position is at the target.
+    /// `max-sync-wal-bytes` long: into a level-0 file of its own, or into the open
+    /// delta. Returns its length in bytes, `None` when nothing is left.
     ///
     /// # Errors
     /// [`ErrorKind::Discontinuous`] when the WAL does not continue the position.
-    pub(super) fn capture_chunk(&mut self, target: &WalIndex) -> Result<Option<u64>> {
-        let position = self.known()?;
+    pub(super) fn capture_chunk(&mut self, target: &WalIndex, into: Into) -> Result<Option<u64>> {
+        let here = self.captured()?;
         let live = self.live()?;
-        if target.end.salts != position.wal.salts {
+        if target.end.salts != here.wal.salts {
             if !live.caught_up {
                 return Err(discontinuous("the wal was restarted before its end was captured"));
             }
-            let position = follow_restart(position, target)?;
-            self.base = Base::Known(position);
-            self.local_mut()?.position_file.store(&position)?;
-            return self.capture_chunk(target);
+            let here = follow_restart(here, target)?;
+            match &mut self.delta {
+                Some(delta) => delta.end = here.wal,
+                None => {
+                    self.base = Base::Known(here);
+                    self.local_mut()?.position_file.store(&here)?;
+                }
+            }
+            return self.capture_chunk(target, into);
         }
-        if target.end.frame <= position.wal.frame {
-            if target.end.frame < position.wal.frame {
+        if target.end.frame <= here.wal.frame {
+            if target.end.frame < here.wal.frame {
                 return Err(discontinuous("the wal became shorter within one generation"));
             }
             return Ok(None);
         }
         let header = live.header(target.end.salts)?;
-        let from =
-            if position.wal.frame == 0 { WalPosition { chain: header.chain, ..position.wal } } else { position.wal };
+        let from = if here.wal.frame == 0 { WalPosition { chain: header.chain, ..here.wal } } else { here.wal };
         let limit = self.options.sync_limit();
         let Some(frames) = wal::scan(&live.wal, &header, from, target.end.frame, limit).map_err(broken)? else {
             return Err(discontinuous("the wal holds no commit where the wal-index says one ends"));
@@ -45,9 +51,12 @@ impl Capture {
         if frames.end.frame == target.end.frame && frames.end != target.end {
             return Err(discontinuous("the wal's checksum is not the one in the wal-index"));
         }
-        check_growth(&position, &frames)?;
+        check_growth(&here, &frames)?;
         let bytes = wal::frame_offset(live.page_size, frames.end.frame) - wal::frame_offset(live.page_size, from.frame);
-        self.write_delta(&position, &frames)?;
+        match into {
+            Into::File if self.delta.is_none() => self.write_delta(&here, &frames)?,
+            Into::File | Into::Delta => self.absorb(&frames)?,
+        }
         Ok(Some(bytes))
     }
 
@@ -56,10 +65,13 @@ impl Capture {
     /// It follows an image that lives at another level, so that level 0 always
     /// carries the newest TXID: upstream takes its position from there alone.
     pub(crate) fn write_anchor(&mut self) -> Result<()> {
+        if self.delta.is_some() {
+            return self.publish_delta();
+        }
         let position = self.known()?;
         let live = self.live()?;
         let last = position.wal.frame.checked_sub(1);
-        let mut pages = std::collections::BTreeMap::new();
+        let mut pages = BTreeMap::new();
         if let Some(frame) = last {
             let mut number = [0; 4];
             let offset = wal::frame_offset(live.page_size, frame);
@@ -79,33 +91,50 @@ impl Capture {
         self.write_delta(&Position { wal: start, ..position }, &frames)
     }
 
-    /// Writes the next level-0 file: durable file, then sums, then position.
+    /// Writes the next level-0 file from frames of the WAL.
     fn write_delta(&mut self, position: &Position, frames: &Frames) -> Result<()> {
-        let txid = position.txid.next();
-        let page_size = position.page_size;
-        let mut header = Header::new(page_size, frames.commit, txid, txid, self.timestamp());
-        header.wal_offset = wal::frame_offset(page_size, position.wal.frame);
-        header.wal_size = wal::frame_offset(page_size, frames.end.frame) - header.wal_offset;
-        header.wal_salt1 = frames.end.salts.0;
-        header.wal_salt2 = frames.end.salts.1;
-
         let live = self.live()?;
-        let local = self.local.as_ref().ok_or_else(super::not_open)?;
-        let mut sums = Vec::with_capacity(frames.pages.len());
-        let (path, file_checksum) = local.meta.write_l0(txid, |out| {
+        let wal = live.wal.clone();
+        self.write_l0(position, frames.commit, frames.end, &frames.pages, &wal)
+    }
+
+    /// Writes the next level-0 file: durable file, then sums, then position. The
+    /// pages stand in `source` at the given offsets; `from` is where their frames
+    /// begin.
+    pub(super) fn write_l0(
+        &mut self,
+        from: &Position,
+        commit: u32,
+        end: WalPosition,
+        pages: &BTreeMap<Pgno, u64>,
+        source: &File,
+    ) -> Result<()> {
+        let txid = from.txid.next();
+        let page_size = from.page_size;
+        let mut header = Header::new(page_size, commit, txid, txid, self.timestamp());
+        // Frames of an older generation are gone; the range names the present one.
+        let start = if from.wal.salts == end.salts { from.wal.frame } else { 0 };
+        header.wal_offset = wal::frame_offset(page_size, start);
+        header.wal_size = wal::frame_offset(page_size, end.frame) - header.wal_offset;
+        header.wal_salt1 = end.salts.0;
+        header.wal_salt2 = end.salts.1;
+
+        let local = self.local()?;
+        let mut sums = Vec::with_capacity(pages.len());
+        let (staged, file_checksum) = local.meta.stage_l0(txid, |out| {
             let mut encoder = Encoder::new(out, header).map_err(encode)?;
             let mut page = vec![0; page_size.len()];
-            for (&pgno, &offset) in &frames.pages {
-                live.wal.read_exact_at(&mut page, offset).map_err(|e| Error::io("read wal page", e))?;
+            for (&pgno, &offset) in pages {
+                source.read_exact_at(&mut page, offset).map_err(|e| Error::io("read captured page", e))?;
                 encoder.encode_page(pgno, &page).map_err(encode)?;
                 sums.push((pgno, page_checksum(pgno, &page)));
             }
             let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
             Ok(summary.trailer.file)
         })?;
+        let path = local.meta.publish_l0(staged)?;
         tracing::debug!(db = %self.options.path.display(), %txid, pages = sums.len(), path = %path.display(), "ltx file written");
-        let position = Position { txid, file_checksum, commit: frames.commit, wal: frames.end, ..*position };
-        self.publish(position, &sums)
+        self.publish(Position { txid, file_checksum, commit, wal: end, ..*from }, &sums)
     }
 
     /// Makes a durable file the new position.
@@ -121,6 +150,15 @@ impl Capture {
         self.base = Base::Known(position);
         position_file.store(&position)
     }
+}
+
+/// Where captured pages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Into {
+    /// A level-0 file, at once.
+    File,
+    /// The open delta, which becomes a file later.
+    Delta,
 }
 
 /// The place after one restart of the WAL under an unbroken chain of pins.

@@ -3,9 +3,9 @@
 //!
 //! Blocking, single-owner, without network: [`crate::db`] runs it on worker
 //! threads and talks to the replica. The order that must never change: an LTX
-//! file is durable, then the page sums know it, then the position does, and only
-//! then may the pin move on and the frames leave the WAL.
+//! file is durable, then the page sums know it, then the position does.
 
+mod delta;
 mod image;
 mod l0;
 mod live;
@@ -43,6 +43,8 @@ pub(crate) struct Capture {
     db_file: Option<(Inode, Arc<File>)>,
     checkpoints: Checkpoints,
     last_timestamp: jiff::Timestamp,
+    /// Pages captured since the last file.
+    delta: Option<delta::OpenDelta>,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
 }
@@ -75,8 +77,10 @@ struct Checkpoints {
     /// No attempt before this moment: somebody's reader holds the WAL.
     not_before: Instant,
     backoff: Duration,
-    count: u64,
-    locked_count: u64,
+    /// Another reader stood in the way in the present pass.
+    blocked: bool,
+    /// When the write lock was taken, while it is held.
+    locked_at: Option<Instant>,
 }
 
 /// What a pass found and did.
@@ -84,8 +88,6 @@ struct Checkpoints {
 pub(crate) struct PassReport {
     /// Newest captured transaction; `None` while an image is needed.
     pub(crate) txid: Option<Txid>,
-    /// Level-0 files written.
-    pub(crate) files: u32,
     /// WAL bytes captured.
     pub(crate) wal_bytes: u64,
     /// Length of the WAL in use, in bytes.
@@ -110,10 +112,11 @@ impl Capture {
                 dirty_since: None,
                 not_before: now,
                 backoff: MIN_BACKOFF,
-                count: 0,
-                locked_count: 0,
+                blocked: false,
+                locked_at: None,
             },
             last_timestamp: jiff::Timestamp::UNIX_EPOCH,
+            delta: None,
             broken: None,
         }
     }
@@ -177,17 +180,27 @@ impl Capture {
     /// image starts above everything known.
     pub(crate) fn lose_base(&mut self, reason: &'static str) {
         self.base = Base::Missing { reason };
+        self.delta = None;
+    }
+
+    /// Drops everything in memory; the next pass begins from what is on disk.
+    fn forget(&mut self) {
+        self.live = None;
+        self.delta = None;
+        self.base = Base::Unopened;
     }
 
     /// Closes the database. Everything needed to go on later is on disk.
     pub(crate) fn close(&mut self) -> Result<()> {
+        if self.delta.is_some() {
+            self.publish_delta()?;
+        }
         if let Some(Local { sums: Some(sums), .. }) = &mut self.local
             && sums.txid() > sums.durable_txid()
         {
             sums.stamp()?;
         }
-        self.live = None;
-        self.base = Base::Unopened;
+        self.forget();
         self.local = None;
         self.db_file = None;
         Ok(())
@@ -231,5 +244,5 @@ fn not_open() -> Error {
     Error::new(crate::error::ErrorKind::Transient, "database is not open")
 }
 
-const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);

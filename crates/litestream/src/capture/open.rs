@@ -31,6 +31,8 @@ impl Capture {
             self.local = Some(Local::open(&self.options)?);
         }
         self.live = Some(live);
+        // It continued pins that are gone.
+        self.delta = None;
         let result = self.settle_base();
         if result.is_err() {
             self.live = None;

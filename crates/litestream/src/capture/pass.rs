@@ -1,8 +1,9 @@
 //! One pass: capture what is new, move the pin, and checkpoint when the WAL is
 //! long enough.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::l0::Into;
 use super::live::Live;
 use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport};
 use crate::continuity::Gap;
@@ -15,7 +16,7 @@ impl Capture {
     /// True when there may be something to do: frames beyond the position, or a
     /// database that is not open. Costs one read of shared memory.
     pub(crate) fn is_behind(&self) -> bool {
-        let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return true };
+        let (Some(live), Ok(position)) = (&self.live, self.captured()) else { return true };
         live.peek().is_none_or(|index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
     }
 
@@ -32,7 +33,7 @@ impl Capture {
 
     /// WAL bytes beyond the position.
     pub(crate) fn backlog(&self) -> u64 {
-        let (Some(live), Base::Known(position)) = (&self.live, &self.base) else { return 0 };
+        let (Some(live), Ok(position)) = (&self.live, self.captured()) else { return 0 };
         live.peek().map_or(0, |index| {
             let same = index.end.salts == position.wal.salts;
             let from = if same { position.wal.frame } else { 0 };
@@ -43,10 +44,13 @@ impl Capture {
     /// Runs one pass. Opens the database first when it is not open, and again when
     /// the file behind the path has changed.
     ///
+    /// With `publish`, everything that was committed when the call began is in a
+    /// level-0 file when it returns; without, it is only safe from the WAL's reuse.
+    ///
     /// # Errors
     /// [`ErrorKind::Missing`] while there is no database. After any other error the
     /// pins stay as they are and the next pass picks up the thread.
-    pub(crate) fn pass(&mut self, now: Instant) -> Result<PassReport> {
+    pub(crate) fn pass(&mut self, now: Instant, publish: bool) -> Result<PassReport> {
         if let Some(live) = &self.live
             && let Err(err) = live.check()
         {
@@ -56,17 +60,17 @@ impl Capture {
         if self.live.is_none() {
             self.open()?;
         }
-        let mut report =
-            PassReport { txid: None, files: 0, wal_bytes: 0, wal_size: 0, db_size: 0, checkpoint_pending: false };
-        let result = self.run(now, &mut report);
+        let mut report = PassReport { txid: None, wal_bytes: 0, wal_size: 0, db_size: 0, checkpoint_pending: false };
+        let result = self.run(now, publish, &mut report);
         if let Some(live) = &self.live {
             // Whatever happened above, writers must not wait for us.
             live.unlock_writers()?;
         }
+        self.checkpoints.locked_at = None;
         if let Err(err) = result {
             if err.kind() == ErrorKind::Discontinuous {
                 tracing::warn!(db = %self.options.path.display(), reason = %err, "continuity lost, comparing all pages");
-                self.live = None;
+                self.forget();
                 self.broken = Some(Gap::Broken);
                 self.open()?;
             } else {
@@ -77,16 +81,25 @@ impl Capture {
         Ok(report)
     }
 
-    fn run(&mut self, now: Instant, report: &mut PassReport) -> Result<()> {
+    fn run(&mut self, now: Instant, publish: bool, report: &mut PassReport) -> Result<()> {
+        let mut into = if publish { Into::File } else { Into::Delta };
         let index = self.live()?.index()?;
         let goal = self.goal(&index, now);
         let mut action = self.live_mut()?.chain.begin(goal);
         while action != Action::Done {
-            let event = self.perform(action, report)?;
+            if action == Action::Capture {
+                self.capture(into, report)?;
+                if into == Into::File {
+                    self.publish_delta()?;
+                }
+                // What comes in while the pass goes on waits for the next file.
+                into = Into::Delta;
+            }
+            let event = self.perform(action)?;
             action = self.live_mut()?.chain.step(event);
         }
         if goal != Goal::Advance {
-            self.learn(goal, now)?;
+            self.learn(now);
         }
         Ok(())
     }
@@ -118,8 +131,9 @@ impl Capture {
         !interval.is_zero() && now.duration_since(dirty_since) >= interval
     }
 
-    /// WAL length in pages from which the write lock may be taken: half of the
-    /// budget of 64 MB, so that the tail of a busy moment still fits.
+    /// WAL length in pages from which the write lock may be taken. A short WAL that
+    /// is reused in place costs the disk least, and the less there is to copy, the
+    /// shorter the lock.
     fn lock_threshold(&self, index: &WalIndex) -> u32 {
         let page_len = index.page_size.map_or(4096, ltx::PageSize::get);
         let configured = u32::try_from(self.options.truncate_page_n).ok().filter(|&pages| pages > 0);
@@ -129,24 +143,20 @@ impl Capture {
             .max(self.options.min_checkpoint_page_count.saturating_mul(2))
     }
 
-    fn learn(&mut self, goal: Goal, now: Instant) -> Result<()> {
-        self.checkpoints.count += 1;
-        if goal == Goal::CheckpointUnderLock {
-            self.checkpoints.locked_count += 1;
-        }
-        if self.live()?.index()?.is_backfilled() {
-            self.checkpoints.dirty_since = None;
-            self.checkpoints.backoff = MIN_BACKOFF;
-        } else if goal == Goal::CheckpointUnderLock {
-            // With writers held off only a reader can stand in the way. Coming
-            // back at once would make writers wait for nothing (D13).
+    /// Remembers whether another reader stood in the way. Coming back at once would
+    /// only cost work, and under the lock it would make writers wait for nothing
+    /// (D12, D13).
+    fn learn(&mut self, now: Instant) {
+        if std::mem::take(&mut self.checkpoints.blocked) {
             self.checkpoints.not_before = now + self.checkpoints.backoff;
             self.checkpoints.backoff = (self.checkpoints.backoff * 2).min(MAX_BACKOFF);
+        } else {
+            self.checkpoints.backoff = MIN_BACKOFF;
+            self.checkpoints.dirty_since = None;
         }
-        Ok(())
     }
 
-    fn perform(&mut self, action: Action, report: &mut PassReport) -> Result<Event> {
+    fn perform(&mut self, action: Action) -> Result<Event> {
         match action {
             Action::OpenPin(side) => {
                 let live = self.live_mut()?;
@@ -154,22 +164,29 @@ impl Capture {
                 live.pin(side).begin_read()?;
                 live.pinned_frames = frames;
             }
-            Action::Capture => self.capture(report)?,
             Action::ReleasePin(side) => self.live()?.pin(side).end()?,
             Action::Checkpoint(side) => return self.checkpoint(side),
             Action::LockWriters => {
-                let locked = self.live_mut()?.locker()?.lock_writers()?;
+                let locked = self.live_mut()?.locker()?.lock_writers(LOCK_PATIENCE)?;
+                self.checkpoints.locked_at = locked.then(Instant::now);
                 return Ok(if locked { Event::Ok } else { Event::Busy });
             }
-            Action::UnlockWriters => self.live()?.unlock_writers()?,
-            Action::Done => {}
+            Action::UnlockWriters => {
+                self.live()?.unlock_writers()?;
+                if let Some(locked_at) = self.checkpoints.locked_at.take() {
+                    tracing::debug!(db = %self.options.path.display(), held = ?locked_at.elapsed(), "write lock held");
+                }
+            }
+            Action::Capture | Action::Done => {}
         }
         Ok(Event::Ok)
     }
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
         let live = self.live()?;
-        let Some(outcome) = live.pin(side).checkpoint_passive()? else { return Ok(Event::Busy) };
+        // With the write lock held, whoever else is checkpointing is about to end.
+        let patience = if self.checkpoints.locked_at.is_some() { LOCK_PATIENCE } else { Duration::ZERO };
+        let Some(outcome) = live.pin(side).checkpoint_passive(patience)? else { return Ok(Event::Busy) };
         tracing::debug!(
             db = %self.options.path.display(),
             mode = "PASSIVE",
@@ -180,21 +197,24 @@ impl Capture {
         // Short of our own pin means that another reader holds an older snapshot.
         // Trying harder would not help, and must not make writers wait.
         if outcome.backfilled < live.pinned_frames.min(outcome.log) {
-            return Ok(Event::Busy);
+            self.checkpoints.blocked = true;
+            return Ok(Event::Blocked);
         }
         Ok(Event::Checkpointed { tail: outcome.log.saturating_sub(outcome.backfilled) })
     }
 
     /// Captures up to the end of the WAL as it is now.
-    fn capture(&mut self, report: &mut PassReport) -> Result<()> {
+    fn capture(&mut self, into: Into, report: &mut PassReport) -> Result<()> {
         if !matches!(self.base, Base::Known(_)) {
             // Nothing to continue: the image that is needed will hold it all.
             return Ok(());
         }
         let target = self.live()?.index()?;
-        while let Some(captured) = self.capture_chunk(&target)? {
-            report.files += 1;
+        while let Some(captured) = self.capture_chunk(&target, into)? {
             report.wal_bytes += captured;
+            if self.is_delta_full() && self.checkpoints.locked_at.is_none() {
+                self.publish_delta()?;
+            }
         }
         self.live_mut()?.caught_up = true;
         Ok(())
@@ -211,5 +231,8 @@ impl Capture {
     }
 }
 
-/// 32 MiB: see [`Capture::lock_threshold`].
-const LOCKED_WAL_LEN: u32 = 32 << 20;
+/// A writer that keeps the lock longer is in a long transaction, and then the WAL
+/// cannot start over anyway.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// 8 MiB: see [`Capture::lock_threshold`].
+const LOCKED_WAL_LEN: u32 = 8 << 20;

@@ -43,7 +43,7 @@ impl Capture {
         let Some(sums) = &local.sums else { return self.known().map(|_| ()) };
         let mut changed = Vec::new();
         let mut nothing_differs = frozen.commit() == position.commit;
-        let written = local.meta.write_l0(header.max, |out| {
+        let written = local.meta.stage_l0(header.max, |out| {
             let mut encoder = Encoder::new(out, header.clone()).map_err(encode)?;
             frozen.differences(sums, |pgno, page, sum| {
                 changed.push((pgno, sum));
@@ -53,9 +53,8 @@ impl Capture {
             let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
             Ok(summary.trailer.file)
         });
-        let (_, file_checksum) = written?;
+        let (staged, file_checksum) = written?;
         if nothing_differs {
-            self.local()?.meta.remove_l0(header.max)?;
             tracing::info!(db = %self.options.path.display(), reason = %gap, "continuity lost, but no page differs");
             return self.publish(Position { file_checksum: position.file_checksum, ..here }, &[]);
         }
@@ -66,6 +65,7 @@ impl Capture {
             pages = changed.len(),
             "continuity lost, captured the pages that differ"
         );
+        self.local()?.meta.publish_l0(staged)?;
         self.publish(Position { txid: header.max, file_checksum, ..here }, &changed)
     }
 }

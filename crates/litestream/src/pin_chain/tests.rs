@@ -187,7 +187,7 @@ fn drive(passes: &[Goal], choose: &mut dyn FnMut() -> Foreign) -> Wal {
 
 #[test]
 fn no_commit_is_lost_whatever_others_do_between_two_steps() {
-    // Every choice of one foreign act before each of the first seven steps.
+    // Every choice of one foreign act before each of the first six steps.
     let depth = 6_u32;
     for case in 0..7_u32.pow(depth) {
         for goal in [Goal::Checkpoint, Goal::CheckpointUnderLock] {

@@ -43,7 +43,7 @@ impl Connection {
         connection.configure()?;
         // The cache serves one-row reads of the schema; SQLite's default of 2 MB
         // a connection would cost gigabytes with a thousand databases.
-        connection.pragma("PRAGMA cache_size = 1")?;
+        connection.execute("PRAGMA cache_size = 1", "open database")?;
         Ok(connection)
     }
 
@@ -100,7 +100,7 @@ impl Connection {
     /// Takes a read transaction: a *pin*. It keeps the WAL from being restarted
     /// (slot 1 and up) or its new generation from being backfilled (slot 0).
     pub(crate) fn begin_read(&self) -> Result<()> {
-        self.pragma("BEGIN")?;
+        self.execute("BEGIN", "open read transaction")?;
         // BEGIN alone takes no lock; the first read does.
         let read = self
             .inner
@@ -118,7 +118,7 @@ impl Connection {
         if self.inner.is_autocommit() {
             return Ok(());
         }
-        self.pragma("ROLLBACK")
+        self.execute("ROLLBACK", "end transaction")
     }
 
     /// True while a read transaction is really held, as SQLite sees it.
@@ -251,8 +251,8 @@ impl Connection {
         }
     }
 
-    fn pragma(&self, sql: &str) -> Result<()> {
-        self.inner.execute_batch(sql).map_err(|e| sqlite(sql, e))
+    fn execute(&self, sql: &str, what: &str) -> Result<()> {
+        self.inner.execute_batch(sql).map_err(|e| sqlite(what, e))
     }
 
     fn text(&self, sql: &str, what: &str) -> Result<String> {

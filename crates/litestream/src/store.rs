@@ -153,8 +153,6 @@ impl Store {
                 }
                 // A database that never existed has nothing to send.
                 Err(err) if err.kind() == ErrorKind::Missing => return Ok(()),
-                // Trying again helps only where time does.
-                Err(err) if matches!(err.kind(), ErrorKind::Corrupt | ErrorKind::Setup) => return Err(err.to_string()),
                 Err(err) => err,
             };
             // A database that could never be opened has captured nothing, and what

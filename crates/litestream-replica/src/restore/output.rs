@@ -230,7 +230,7 @@ impl Drop for TempFile {
 pub(super) fn allocate(file: &File, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
-    let failed = |e: io::Error| Error::io(format!("allocate {len} bytes for the database"), e);
+    let failed = |e: io::Error| Error::io(format!("reserve {len} bytes of disk for the restored database"), e);
     file.set_len(len).map_err(failed)?;
     match fallocate(file, FallocateFlags::empty(), 0, len) {
         // Not every filesystem can reserve; then the writes will tell.

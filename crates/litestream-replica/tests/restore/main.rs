@@ -10,6 +10,5 @@ mod engine;
 mod golden;
 mod large;
 mod output;
-mod speed;
 mod store;
 mod world;

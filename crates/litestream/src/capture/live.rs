@@ -46,6 +46,9 @@ impl Live {
         // SQLite opens `<database>-wal` beside the file a symlink points to.
         let path = fs::canonicalize(path).map_err(missing)?;
         let metadata = fs::metadata(&path).map_err(missing)?;
+        if metadata.is_dir() {
+            return Err(Error::new(ErrorKind::Setup, "the path is a directory, not a database file"));
+        }
         if metadata.len() == 0 {
             // Switching an empty file to WAL would fix its page size before the
             // application had its say.

@@ -80,7 +80,13 @@ impl Capture {
             // overlooks restarts of the WAL (D1). The comparison tells.
             Ok(()) if self.local()?.sums.is_some() => self.rebase(Gap::Unrecorded),
             // The place in the WAL is proven, only the page sums are missing.
-            Ok(()) => self.rebuild_sums(),
+            Ok(()) if is_recorded => self.rebuild_sums(),
+            // Taken over from upstream: nothing here can tell whether its history
+            // is complete, so it is not continued with deltas.
+            Ok(()) => {
+                self.base = Base::Missing { reason: "local state of another program" };
+                Ok(())
+            }
             Err(gap) if self.local()?.sums.is_some() => self.rebase(gap),
             Err(gap) => {
                 tracing::warn!(db = %self.options.path.display(), reason = %gap, "continuity lost and page sums missing, a whole image is needed");

@@ -69,11 +69,6 @@ pub(crate) enum Action {
 pub(crate) enum Event {
     /// It succeeded.
     Ok,
-    /// The checkpoint ran and left this many frames that it could not copy.
-    Checkpointed {
-        /// Frames in the WAL that are not yet in the database file.
-        tail: u32,
-    },
     /// Somebody else is checkpointing, or keeps the write lock.
     Busy,
     /// Another reader holds an older snapshot: the rest of the goal waits for
@@ -101,14 +96,11 @@ pub(crate) struct PinChain {
     held: Held,
     stages: VecDeque<Stage>,
     last: Action,
-    flushes_left: u32,
-    last_tail: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Advance,
-    Flush,
     Checkpoint,
     Lock,
     Unlock,
@@ -117,7 +109,7 @@ enum Stage {
 impl PinChain {
     /// A chain that holds nothing yet.
     pub(crate) fn new() -> Self {
-        Self { held: Held::None, stages: VecDeque::new(), last: Action::Done, flushes_left: 0, last_tail: None }
+        Self { held: Held::None, stages: VecDeque::new(), last: Action::Done }
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -128,15 +120,13 @@ impl PinChain {
     /// finished first, because a stage begins from what is held.
     pub(crate) fn begin(&mut self, goal: Goal) -> Action {
         self.stages.clear();
-        self.flushes_left = MAX_FLUSHES;
-        self.last_tail = None;
         let stages: &[Stage] = match goal {
             Goal::Advance => &[Stage::Advance],
             Goal::Checkpoint => &[Stage::Advance, Stage::Checkpoint, Stage::Advance],
-            // The flush outside the lock keeps the part inside it short.
+            // The checkpoint outside the lock keeps the one inside it short.
             Goal::CheckpointUnderLock => &[
                 Stage::Advance,
-                Stage::Flush,
+                Stage::Checkpoint,
                 Stage::Lock,
                 Stage::Advance,
                 Stage::Checkpoint,
@@ -163,28 +153,7 @@ impl PinChain {
                 };
             }
             (Action::ReleasePin(side), Event::Ok) => self.held = Held::One(side.other()),
-            (Action::Checkpoint(_), Event::Checkpointed { tail }) => {
-                if self.stages.front() == Some(&Stage::Flush) {
-                    self.flushes_left = self.flushes_left.saturating_sub(1);
-                    // A tail that does not shrink to half will not get short this way.
-                    let converges = self.last_tail.is_none_or(|last| tail < last / 2);
-                    self.last_tail = Some(tail);
-                    if tail <= MAX_LOCKED_TAIL || self.flushes_left == 0 || !converges {
-                        self.stages.pop_front();
-                    } else {
-                        // Move the pin to the present end, or the next flush
-                        // would stop at the same mark.
-                        self.stages.push_front(Stage::Advance);
-                    }
-                } else {
-                    self.stages.pop_front();
-                }
-            }
-            (Action::LockWriters | Action::UnlockWriters, Event::Ok) => {
-                self.stages.pop_front();
-            }
-            // Somebody else copies the frames for us.
-            (Action::Checkpoint(_), Event::Busy) if self.stages.front() == Some(&Stage::Flush) => {
+            (Action::Checkpoint(_) | Action::LockWriters | Action::UnlockWriters, Event::Ok) => {
                 self.stages.pop_front();
             }
             (Action::Checkpoint(_) | Action::LockWriters, Event::Busy | Event::Blocked) => {
@@ -205,8 +174,8 @@ impl PinChain {
         let action = match (self.stages.front(), self.held) {
             (None, _) => Action::Done,
             (Some(Stage::Advance), held) => return self.advance(held),
-            (Some(Stage::Flush | Stage::Checkpoint), Held::One(side)) => Action::Checkpoint(side.other()),
-            (Some(Stage::Flush | Stage::Checkpoint), held) => return self.advance(held),
+            (Some(Stage::Checkpoint), Held::One(side)) => Action::Checkpoint(side.other()),
+            (Some(Stage::Checkpoint), held) => return self.advance(held),
             (Some(Stage::Lock), _) => Action::LockWriters,
             (Some(Stage::Unlock), _) => Action::UnlockWriters,
         };
@@ -234,12 +203,6 @@ impl PinChain {
         action
     }
 }
-
-/// Frames that may be captured and copied while writers wait: about 4 MB, some
-/// 20 ms of work. Smaller, and a fast writer would never let us get there.
-const MAX_LOCKED_TAIL: u32 = 1000;
-/// Rounds of copying outside the lock before it is taken regardless of the tail.
-const MAX_FLUSHES: u32 = 4;
 
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,8 @@ struct Checkpoints {
     /// No attempt before this moment: somebody's reader holds the WAL.
     not_before: Instant,
     backoff: Duration,
+    /// How long to wait for somebody else's checkpoint in the present pass.
+    patience: Duration,
     /// Another reader stood in the way in the present pass.
     blocked: bool,
     /// When the write lock was taken, while it is held.
@@ -112,6 +114,7 @@ impl Capture {
                 dirty_since: None,
                 not_before: now,
                 backoff: MIN_BACKOFF,
+                patience: Duration::ZERO,
                 blocked: false,
                 locked_at: None,
             },

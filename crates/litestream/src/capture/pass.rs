@@ -82,16 +82,20 @@ impl Capture {
     }
 
     fn run(&mut self, now: Instant, publish: bool, report: &mut PassReport) -> Result<()> {
+        // An open delta is published when the pins have moved: encoding it takes time
+        // in which a fast writer would fill the WAL.
+        let had_delta = self.has_open_delta();
         let mut into = if publish { Into::File } else { Into::Delta };
         let index = self.live()?.index()?;
         let goal = self.goal(&index, now);
+        // The application's own checkpoint may be running and will soon end. Whether
+        // a reader stands in the way is only known from one of ours, and must be
+        // known before the write lock is taken.
+        self.checkpoints.patience = if goal == Goal::CheckpointUnderLock { LOCK_PATIENCE } else { Duration::ZERO };
         let mut action = self.live_mut()?.chain.begin(goal);
         while action != Action::Done {
             if action == Action::Capture {
                 self.capture(into, report)?;
-                if into == Into::File {
-                    self.publish_delta()?;
-                }
                 // What comes in while the pass goes on waits for the next file.
                 into = Into::Delta;
             }
@@ -101,7 +105,7 @@ impl Capture {
         if goal != Goal::Advance {
             self.learn(now);
         }
-        Ok(())
+        if publish && had_delta { self.publish_delta() } else { Ok(()) }
     }
 
     /// How far this pass goes. The write lock is the last resort: long WAL, and no
@@ -184,9 +188,9 @@ impl Capture {
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
         let live = self.live()?;
-        // With the write lock held, whoever else is checkpointing is about to end.
-        let patience = if self.checkpoints.locked_at.is_some() { LOCK_PATIENCE } else { Duration::ZERO };
-        let Some(outcome) = live.pin(side).checkpoint_passive(patience)? else { return Ok(Event::Busy) };
+        let Some(outcome) = live.pin(side).checkpoint_passive(self.checkpoints.patience)? else {
+            return Ok(Event::Busy);
+        };
         tracing::debug!(
             db = %self.options.path.display(),
             mode = "PASSIVE",
@@ -200,7 +204,7 @@ impl Capture {
             self.checkpoints.blocked = true;
             return Ok(Event::Blocked);
         }
-        Ok(Event::Checkpointed { tail: outcome.log.saturating_sub(outcome.backfilled) })
+        Ok(Event::Ok)
     }
 
     /// Captures up to the end of the WAL as it is now.

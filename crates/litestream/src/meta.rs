@@ -5,6 +5,7 @@
 //!   ltx/0/<txid>-<txid>.ltx   level-0 files, kept until uploaded and old enough
 //!   position                  where capture stands (ours; see `position`)
 //!   page-sums                 checksum of every page (ours; see `page_sums`)
+//!   open-delta                scratch space for pages between two files (ours)
 //!   lock                      held while a daemon works on this database (ours)
 //! ```
 //!

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
 pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
     let mut failures = Failures::new("sync error", "sync recovered", db.replica.sync_interval);
     let mut next_file = Instant::now();
-    loop {
+    while !cancel.is_cancelled() {
         let publish = Instant::now() >= next_file;
         let pass = {
             let Ok(_permit) = shared.passes.acquire().await else { return };

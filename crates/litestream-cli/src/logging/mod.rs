@@ -2,7 +2,7 @@
 //!
 //! One subscriber for the whole process, made of one layer of our own: the
 //! forms are read by people's scripts and none of the ready-made ones matches.
-//! [`line`] is the pure part, from facts to text.
+//! [`mod@line`] is the pure part, from facts to text.
 //!
 //! Spec: cli §5.
 

@@ -1,6 +1,6 @@
 //! What commands print: aligned tables, JSON, and "did you mean".
 //!
-//! Results go to standard output through [`print`], which survives a reader that
+//! Results go to standard output through [`print()`], which survives a reader that
 //! has gone away; everything else a person should know goes to standard error.
 
 use std::io::{self, Write};

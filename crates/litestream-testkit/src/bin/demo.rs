@@ -144,7 +144,7 @@ impl Demo {
     fn say_farewell(&self) {
         let litestream = self.litestream.path().display();
         println!(
-            "\nThe same with your own database (it must be in WAL mode), in two terminals:\n\n  \
+            "\nThe same with your own database (it is switched to WAL mode if it is not in it), in two terminals:\n\n  \
              {litestream} replicate /path/to/app.db file:///path/to/backup\n  \
              {litestream} restore -o restored.db file:///path/to/backup\n\n\
              For a bucket: s3://bucket/app instead of file:///path/to/backup."

@@ -10,6 +10,8 @@ use std::time::Duration;
 use litestream::{Database, DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
 use litestream_replica::file::{FileClient, FileOptions};
+use litestream_replica::plan::Target;
+use litestream_replica::restore::{NoProgress, RestoreOptions, restore};
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::upstream;
 use tokio_util::sync::CancellationToken;
@@ -90,11 +92,9 @@ impl Setup {
     /// What our own restore makes of the replica at one transaction.
     pub async fn restored_at(&self, txid: ltx::Txid) -> Image {
         let output = self.dir.path().join(format!("restored-{txid}.db"));
-        upstream::litestream()
-            .run(["restore", "-txid", &txid.to_string(), "-o", output.to_str().unwrap(), &self.url()])
-            .unwrap()
-            .success()
-            .unwrap();
+        let options = RestoreOptions { target: Target::Txid(txid), ..RestoreOptions::new(&output) };
+        let restored = restore(self.client(), options, Arc::new(NoProgress)).await.unwrap();
+        assert_eq!(restored.txid, txid);
         let image = Image::of_closed_file(&output).unwrap();
         std::fs::remove_file(&output).unwrap();
         image

@@ -121,5 +121,7 @@ impl Capture {
     }
 }
 
-/// Bytes of pages after which a delta becomes a transaction before its time.
-const MAX_DELTA_LEN: u64 = 64 << 20;
+/// Bytes of pages after which a delta becomes a transaction before its time. Encoding
+/// and flushing it holds up capture, and a fast writer fills the WAL meanwhile: with
+/// 64 MiB it reached 160 MB, with 8 MiB it stays below 64 MB.
+const MAX_DELTA_LEN: u64 = 8 << 20;

@@ -1,0 +1,93 @@
+//! `litestream restore -dry-run`: the plan, as text or JSON.
+//!
+//! Both forms are interfaces that scripts read.
+//!
+//! Spec: store-and-restore §13.4.
+
+use litestream_replica::{Inventory, Plan};
+use ltx::Txid;
+use serde::Serialize;
+
+use super::Job;
+use crate::output::{self, json, table};
+
+/// What `-dry-run -json` prints.
+#[derive(Serialize)]
+struct DryRun {
+    source: String,
+    target_path: String,
+    replica: &'static str,
+    min_txid: String,
+    max_txid: String,
+    files: Vec<PlannedFile>,
+}
+
+#[derive(Serialize)]
+struct PlannedFile {
+    level: u8,
+    name: String,
+    min_txid: String,
+    max_txid: String,
+    size: u64,
+    timestamp: String,
+}
+
+impl Job {
+    /// Prints the plan and touches nothing.
+    pub(super) async fn dry_run(&self) -> anyhow::Result<()> {
+        let inventory = Inventory::load(&*self.client, self.target.needs_times()).await?;
+        let plan = inventory.plan(self.target).map_err(|error| self.explain(&error, Some(&inventory)))?;
+        let text = if self.arguments.is_set("json") {
+            json::format(&self.describe_plan(&plan))?
+        } else {
+            plan_text(&self.describe_plan(&plan))
+        };
+        output::print(&text)?;
+        Ok(())
+    }
+
+    fn describe_plan(&self, plan: &Plan) -> DryRun {
+        let files = plan.files.iter().map(|file| PlannedFile {
+            level: file.id.level.get(),
+            name: file.id.name().to_string(),
+            min_txid: file.id.min.to_string(),
+            max_txid: file.id.max.to_string(),
+            size: file.size,
+            timestamp: output::timestamp(file.created_at),
+        });
+        DryRun {
+            source: self.source_text.clone(),
+            target_path: self.output.display().to_string(),
+            replica: self.client.kind(),
+            min_txid: plan.files.first().map_or(Txid::NONE, |file| file.id.min).to_string(),
+            max_txid: plan.txid().to_string(),
+            files: files.collect(),
+        }
+    }
+}
+
+fn plan_text(plan: &DryRun) -> String {
+    let rows: Vec<_> = plan
+        .files
+        .iter()
+        .map(|file| {
+            vec![
+                file.level.to_string(),
+                file.name.clone(),
+                file.min_txid.clone(),
+                file.max_txid.clone(),
+                file.size.to_string(),
+                file.timestamp.clone(),
+            ]
+        })
+        .collect();
+    format!(
+        "Restore plan:\n  source: {}\n  target: {}\n  replica: {}\n  txid range: {} - {}\n\nFiles to fetch:\n{}",
+        plan.source,
+        plan.target_path,
+        plan.replica,
+        plan.min_txid,
+        plan.max_txid,
+        table::format(&["level", "file", "min_txid", "max_txid", "size", "timestamp"], &rows)
+    )
+}

@@ -1,0 +1,171 @@
+//! `litestream restore`.
+//!
+//! The library proves the new database before it replaces anything; this file
+//! decides what is asked of it and what is said about it. Standard output
+//! carries results and log lines (with `-json` and `-dry-run`: results alone),
+//! standard error everything meant for a person.
+//!
+//! Spec: cli §3.2, store-and-restore §13.
+
+mod dry_run;
+mod options;
+mod refusal;
+mod report;
+mod spec;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use litestream::IntegrityCheck;
+use litestream_replica::restore::{OutputPolicy, RestoreOptions, check_output, restore};
+use litestream_replica::{ErrorKind, Inventory, ReplicaClient, Target};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::spec::SPEC;
+
+use self::options::{integrity_check, output_path, parallelism, target, usage};
+use crate::arguments::Arguments;
+use crate::commands::{Invocation, runtime};
+use crate::config::Surroundings;
+use crate::environment::Environment;
+use crate::failure::{Failure, fail};
+use crate::output;
+use crate::output::progress::ProgressLine;
+use crate::signals::Signals;
+use crate::source::Source;
+
+/// Everything that is known before the replica is asked.
+struct Job {
+    arguments: Arguments,
+    environment: Environment,
+    source: Source,
+    /// The positional argument as typed.
+    source_text: String,
+    client: Arc<dyn ReplicaClient>,
+    output: PathBuf,
+    target: Target,
+    check: IntegrityCheck,
+}
+
+fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
+    let Invocation { arguments, environment, .. } = invocation;
+    let source_text = match arguments.positionals.as_slice() {
+        [] => return Err(usage().into()),
+        [text] => text.clone(),
+        _ => return fail("too many arguments"),
+    };
+    let check = integrity_check(&arguments)?;
+    let target = target(&arguments)?;
+    let surroundings = Surroundings::of_process(&environment)?;
+    let source = Source::find(&arguments, &surroundings, usage)?;
+    let result_on_stdout = arguments.is_set("json") || arguments.is_set("dry-run");
+    let log_options = source.log_options(&environment);
+    let log_options = if result_on_stdout { log_options.on_stderr() } else { log_options };
+    log_options.start(&environment);
+    source.log_warnings();
+
+    let output = output_path(&arguments, &source, &source_text)?;
+    if arguments.is_set("if-db-not-exists") && output.exists() {
+        tracing::info!("database already exists, skipping");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let client = source.client(&surroundings)?;
+    let job = Job { arguments, source_text, client, output, target, check, source, environment };
+    let runtime = runtime()?;
+    let result = runtime.block_on(job.run());
+    // Work that was cut short may still hold a thread; it must not hold us.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+impl Job {
+    /// Runs until done or told to stop.
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::listen()?;
+        let cancel = CancellationToken::new();
+        let work = self.work(cancel.clone());
+        tokio::pin!(work);
+        let signal = tokio::select! {
+            result = &mut work => return result,
+            signal = signals.next() => signal,
+        };
+        cancel.cancel();
+        // The library removes its temporary file on the way out. Whatever it
+        // reports, the signal decides the exit code, unless it had just finished.
+        if let Ok(Ok(code)) = tokio::time::timeout(CANCEL_GRACE, work).await {
+            return Ok(code);
+        }
+        Err(Failure::new(format!("restore stopped by signal: {signal}")).code(signal.exit_code()).into())
+    }
+
+    async fn work(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
+        let preparing = async {
+            self.check_timestamp().await?;
+            if self.arguments.is_set("dry-run") { self.dry_run().await.map(|()| true) } else { Ok(false) }
+        };
+        // Listings leave nothing to clean up, so they are simply dropped.
+        let done = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return fail("restore cancelled"),
+            done = preparing => done?,
+        };
+        if done { Ok(ExitCode::SUCCESS) } else { self.restore(cancel).await }
+    }
+
+    fn is_by_url(&self) -> bool {
+        matches!(self.source, Source::Url(_))
+    }
+
+    async fn restore(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
+        let policy = if self.arguments.is_set("force") { OutputPolicy::Force } else { OutputPolicy::RefuseExisting };
+        check_output(&self.output, policy)?;
+        if let Target::Txid(txid) = self.target {
+            output::note(&format!("restoring up to transaction {txid}"));
+        }
+        let started = Instant::now();
+        let progress = Arc::new(ProgressLine::new(&self.source_text, &self.environment));
+        let options = RestoreOptions {
+            target: self.target,
+            parallelism: parallelism(&self.arguments),
+            policy,
+            verify: verify_hook(self.check),
+            cancel,
+            ..RestoreOptions::new(&self.output)
+        };
+        let result = restore(Arc::clone(&self.client), options, Arc::clone(&progress) as _).await;
+        progress.finish();
+        let restored = match result {
+            Ok(restored) => restored,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                // A wrong time in a URL's replica has always been an error of its own.
+                let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
+                if self.arguments.is_set("if-replica-exists") && !is_wrong_time {
+                    tracing::info!("no matching backups found");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                // Only for the hints, so a listing that fails now changes nothing.
+                let inventory = Inventory::load(&*self.client, false).await.ok();
+                return Err(self.explain(&error, inventory.as_ref()));
+            }
+            Err(error) => return Err(self.explain(&error, None)),
+        };
+        self.report(&restored, started.elapsed())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How long the library may take to clean up after a cancellation.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+fn verify_hook(check: IntegrityCheck) -> Option<litestream_replica::restore::VerifyHook> {
+    if check == IntegrityCheck::None {
+        return None;
+    }
+    Some(Box::new(move |path: &Path| {
+        litestream::integrity_check(path, check).map_err(|error| {
+            litestream_replica::Error::with_source(ErrorKind::Corrupt, "post-restore integrity check", error)
+        })
+    }))
+}

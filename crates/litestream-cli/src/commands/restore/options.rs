@@ -1,0 +1,85 @@
+//! What the flags of `litestream restore` ask for.
+//!
+//! Spec: cli §3.2.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use litestream::IntegrityCheck;
+use litestream_replica::Target;
+
+use crate::arguments::Arguments;
+use crate::failure::{Failure, fail};
+use crate::source::Source;
+
+pub(super) fn usage() -> Failure {
+    Failure::new("database path or replica URL required")
+        .try_line("litestream restore -o /path/to/db s3://bucket/prefix")
+}
+
+pub(super) fn integrity_check(arguments: &Arguments) -> anyhow::Result<IntegrityCheck> {
+    Ok(match arguments.text("integrity-check").unwrap_or("none") {
+        "none" => IntegrityCheck::None,
+        "quick" => IntegrityCheck::Quick,
+        "full" => IntegrityCheck::Full,
+        other => return fail(format!("invalid -integrity-check value: {other}")),
+    })
+}
+
+/// Which moment is asked for. Checks the time's form before anything that
+/// follow mode or a second target would object to.
+pub(super) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
+    let timestamp = timestamp(arguments)?;
+    refuse_follow(arguments)?;
+    Ok(match (arguments.txid("txid"), timestamp) {
+        (Some(_), Some(_)) => return fail("cannot specify index & timestamp to restore"),
+        (Some(txid), None) => Target::Txid(txid),
+        (None, Some(timestamp)) => Target::Timestamp(timestamp),
+        (None, None) => Target::Latest,
+    })
+}
+
+fn timestamp(arguments: &Arguments) -> anyhow::Result<Option<Timestamp>> {
+    let Some(text) = arguments.non_empty("timestamp") else { return Ok(None) };
+    match text.parse() {
+        Ok(timestamp) => Ok(Some(timestamp)),
+        Err(_) => fail("invalid -timestamp, must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)"),
+    }
+}
+
+fn refuse_follow(arguments: &Arguments) -> anyhow::Result<()> {
+    if !arguments.is_set("f") {
+        return Ok(());
+    }
+    if arguments.txid("txid").is_some() {
+        return fail("cannot use follow mode with -txid");
+    }
+    if arguments.non_empty("timestamp").is_some() {
+        return fail("cannot use follow mode with -timestamp");
+    }
+    if arguments.is_set("dry-run") {
+        return fail("cannot use -dry-run with -f");
+    }
+    fail("follow mode (-f) is not supported yet")
+}
+
+/// Where the database goes: as given, or back to where it came from.
+pub(super) fn output_path(arguments: &Arguments, source: &Source, source_text: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = arguments.non_empty("o") {
+        return Ok(PathBuf::from(path));
+    }
+    match source {
+        Source::Configured { path, .. } => Ok(path.clone()),
+        Source::Url(_) => Err(Failure::new("-o is required when restoring from a replica URL")
+            .try_line(format_args!("litestream restore -o /path/to/db {source_text}"))
+            .into()),
+    }
+}
+
+/// Nonsense means the default, as it always did.
+pub(super) fn parallelism(arguments: &Arguments) -> usize {
+    arguments.integer("parallelism").and_then(|count| usize::try_from(count).ok()).unwrap_or(0).min(PARALLELISM_MAX)
+}
+
+/// More requests than this only wait for one another.
+const PARALLELISM_MAX: usize = 256;

@@ -1,0 +1,63 @@
+//! What is said about a restore that succeeded.
+//!
+//! Spec: cli §3.2, store-and-restore §13.4.
+
+use std::time::Duration;
+
+use litestream::IntegrityCheck;
+use litestream_replica::Restored;
+use serde::Serialize;
+
+use super::Job;
+use crate::output::{self, json};
+use crate::units::{GoDuration, format_size};
+
+/// What `-json` prints after a restore.
+#[derive(Serialize)]
+struct Summary {
+    db_path: String,
+    replica: &'static str,
+    txid: String,
+    duration_ms: u64,
+    integrity_check: &'static str,
+}
+
+impl Job {
+    /// A line for people, and the summary where asked for.
+    pub(super) fn report(&self, restored: &Restored, elapsed: Duration) -> anyhow::Result<()> {
+        if self.check != IntegrityCheck::None {
+            tracing::info!("post-restore integrity check passed");
+        }
+        output::note(&format!(
+            "restored {} at transaction {} of {}: {} in {}",
+            self.output.display(),
+            restored.txid,
+            output::timestamp(restored.timestamp),
+            format_size(restored.output_len),
+            rounded(elapsed),
+        ));
+        if self.arguments.is_set("json") {
+            output::print(&json::format(&Summary {
+                db_path: self.output.display().to_string(),
+                replica: self.client.kind(),
+                txid: restored.txid.to_string(),
+                duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                integrity_check: check_name(self.check),
+            })?)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_name(check: IntegrityCheck) -> &'static str {
+    match check {
+        IntegrityCheck::None => "none",
+        IntegrityCheck::Quick => "quick",
+        IntegrityCheck::Full => "full",
+    }
+}
+
+/// A duration for people: milliseconds are precise enough.
+fn rounded(elapsed: Duration) -> GoDuration {
+    GoDuration::from_millis(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+}

@@ -5,6 +5,9 @@
 #![warn(missing_docs)]
 
 mod capture;
+mod chunks;
+#[allow(dead_code, unused_imports, reason = "the scheduler that calls it is in the making")]
+mod compactor;
 mod continuity;
 mod db;
 mod error;

@@ -5,19 +5,18 @@
 //! one is missing, and a second writer is an error instead of a mixed history.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use litestream_replica::plan::{Inventory, Target};
 use litestream_replica::{Body, ErrorKind as ReplicaErrorKind, FileId, Level, ReplicaClient, WriteMode, WriteRequest};
 use ltx::{Header, Txid};
-use tokio::sync::mpsc;
 
 use crate::capture::{Capture, Frozen, ImageKind};
+use crate::chunks::chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_sums::PageSums;
 use crate::reconcile::{self, Decision, Local, Remote};
@@ -211,22 +210,17 @@ impl Uploader {
         let header = frozen.header(id.min);
         let (timestamp, len) = (header.timestamp, frozen.len());
         tracing::info!(replica = self.client.kind(), level = id.level.get(), txid = %id.max, db_size = len, "storing image of the database");
-        let (sender, receiver) = mpsc::channel::<litestream_replica::Result<Bytes>>(IMAGE_CHUNKS);
+        let (mut writer, chunks) = chunks(IMAGE_CHUNKS);
         let encoder = tokio::task::spawn_blocking(move || {
-            let result = frozen.encode(header, ChunkWriter { sender: sender.clone() });
-            if let Err(err) = &result {
-                let failed = litestream_replica::Error::new(ReplicaErrorKind::Cancelled, err.to_string());
-                // Nobody listens when the write failed first; its error is the one
-                // that is reported.
-                if sender.blocking_send(Err(failed)).is_err() {
-                    tracing::trace!("image reader is gone");
-                }
+            let (_, sums) = frozen.encode(header, &mut writer)?;
+            // Nobody listens when the store failed first; its error is the one that
+            // is reported.
+            if writer.finish().is_err() {
+                tracing::trace!("image reader is gone");
             }
-            result.map(|(_, sums)| sums)
+            Ok::<_, Error>(sums)
         });
-        let chunks =
-            stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|chunk| (chunk, receiver)));
-        let request = WriteRequest { id, timestamp, mode, body: Body::Stream(Box::pin(chunks)) };
+        let request = WriteRequest { id, timestamp, mode, body: Body::Stream(chunks) };
         let written = self.client.write(request).await;
         let encoded = encoder.await.map_err(|err| Error::with_source(ErrorKind::Transient, "encode image", err))?;
         match written {
@@ -289,24 +283,6 @@ fn read_checksum(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(CHECKSUM_LEN).unwrap_or(8)];
     file.read_exact_at(&mut bytes, len.saturating_sub(CHECKSUM_LEN)).map_err(failed)?;
     Ok(bytes)
-}
-
-/// Hands encoded bytes to the upload. Blocks while the store is slower.
-struct ChunkWriter {
-    sender: mpsc::Sender<litestream_replica::Result<Bytes>>,
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.sender
-            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
-            .map_err(|_| std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the upload ended early"))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 const CHECKSUM_LEN: u64 = 8;

@@ -110,6 +110,11 @@ impl<R: Read> Merge<R> {
         &self.header
     }
 
+    /// The headers of the inputs, oldest first.
+    pub fn headers(&self) -> impl Iterator<Item = &Header> {
+        self.inputs.iter().map(|input| input.decoder.header())
+    }
+
     /// The next page, or `None` after the last.
     ///
     /// Pages beyond the final database size are left out: the database shrank.

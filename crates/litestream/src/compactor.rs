@@ -1,0 +1,241 @@
+//! Merges stored files into one of a higher level.
+//!
+//! An executor only: which files, and when, is the scheduler's business. It says
+//! which input is to blame when it fails, so that the scheduler can heal.
+//!
+//! Rules that must never break: nothing is visible in the store before every
+//! input is verified to its last byte and is what its name says; and on failure
+//! or when the future is dropped, the merging thread ends, all inputs are closed
+//! and the staging file is gone.
+//!
+//! Spec: store-and-restore §7, ltx §9.
+
+mod fault;
+mod input;
+mod staging;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use litestream_replica::{
+    Body, ErrorKind as ReplicaErrorKind, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest,
+};
+use ltx::{Checksum, Encoder, FileName, Merge};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::fault::{Fault, Problem};
+
+use self::fault::Culprits;
+use self::input::{Input, Inputs};
+use self::staging::Staging;
+use crate::chunks::chunks;
+use crate::error::{Error, ErrorKind};
+
+/// One file to merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// On local disk, under its own name. To be preferred: some stores show an
+    /// object before all of its bytes can be read.
+    Local(PathBuf),
+    /// In the store, as listed.
+    Remote(FileInfo),
+}
+
+/// One compaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// The file to make. Its range is from the first input's start to the last
+    /// one's end.
+    pub(crate) into: FileId,
+    /// Oldest first, each reaching further than the one before, without holes.
+    pub(crate) inputs: Vec<Source>,
+    /// Where a local copy of the result goes, for the next level's compaction. The
+    /// upload then reads that copy, so that it can be tried again; without it the
+    /// result is streamed. Not flushed to the disk: a crash may leave a damaged
+    /// copy, which the next merge finds out.
+    pub(crate) staging: Option<PathBuf>,
+    /// Directory for temporary files, made when it is missing. They have no name
+    /// while they are in use.
+    pub(crate) scratch: PathBuf,
+}
+
+/// Merges the inputs and stores the result, create-only.
+///
+/// The output depends on the inputs alone, so a second try after a lost
+/// acknowledgement meets its own object and succeeds. Cancel-safe: when the future
+/// is dropped nothing becomes visible, and the merging thread ends at its next
+/// read or write.
+///
+/// # Errors
+/// [`Fault::Input`] names the first input found missing, damaged or unreadable;
+/// [`Fault::Hole`] two neighbours that do not join; [`Fault::Unfit`] inputs that
+/// make no sound file together; everything else, such as a failed upload, is
+/// [`Fault::Other`].
+pub(crate) async fn compact(client: &Arc<dyn ReplicaClient>, job: Job) -> Result<FileInfo, Fault> {
+    let cancel = CancellationToken::new();
+    let _stop_thread = cancel.clone().drop_guard();
+    check_ranges(&job)?;
+    let inputs = Inputs::new(Arc::clone(client), job.inputs, cancel);
+    match job.staging {
+        Some(path) => staged(client, job.into, inputs, path).await,
+        None => streamed(client, job.into, inputs).await,
+    }
+}
+
+/// Merges into a local file, then uploads that.
+async fn staged(
+    client: &Arc<dyn ReplicaClient>,
+    into: FileId,
+    inputs: Inputs,
+    path: PathBuf,
+) -> Result<FileInfo, Fault> {
+    let merged = tokio::task::spawn_blocking(move || {
+        let (staging, file) = Staging::create(path)?;
+        let merging = Merging::open(inputs, into)?;
+        let timestamp = merging.timestamp();
+        merging.write(file)?;
+        Ok::<_, Fault>((staging, timestamp))
+    });
+    let (staging, timestamp) = merged.await.map_err(thread_failed)??;
+    let body = Body::File(staging.unfinished().to_owned());
+    let stored = store(client, into, timestamp, body).await?;
+    staging.keep();
+    Ok(stored)
+}
+
+/// Merges into the upload.
+async fn streamed(client: &Arc<dyn ReplicaClient>, into: FileId, inputs: Inputs) -> Result<FileInfo, Fault> {
+    let (mut writer, stream) = chunks(CHUNKS);
+    let (opened, timestamp) = oneshot::channel();
+    let merged = tokio::task::spawn_blocking(move || {
+        let merging = Merging::open(inputs, into)?;
+        // Refused only when the caller is gone, which the next read will find out.
+        let _ = opened.send(merging.timestamp());
+        merging.write(&mut writer)?;
+        writer.finish().map_err(|err| Fault::Other(Error::io("send merged file", err)))
+    });
+    // Not sent when opening failed; the thread says why.
+    let Ok(timestamp) = timestamp.await else {
+        merged.await.map_err(thread_failed)??;
+        return Err(Fault::Other(Error::new(ErrorKind::Transient, "merge ended without a word")));
+    };
+    let stored = store(client, into, timestamp, Body::Stream(stream)).await;
+    let merged = merged.await.map_err(thread_failed)?;
+    match (stored, merged) {
+        (Ok(info), Ok(())) => Ok(info),
+        // The store had all it wanted before the thread was done: it cannot, since
+        // the stream ends only after that.
+        (Ok(_), Err(fault))
+        | (Err(Fault::Other(_)), Err(fault @ (Fault::Input { .. } | Fault::Hole { .. } | Fault::Unfit(_)))) => {
+            Err(fault)
+        }
+        (Err(fault), _) => Err(fault),
+    }
+}
+
+async fn store(
+    client: &Arc<dyn ReplicaClient>,
+    id: FileId,
+    timestamp: Timestamp,
+    body: Body,
+) -> Result<FileInfo, Fault> {
+    let request = WriteRequest { id, timestamp, mode: WriteMode::CreateOnly, body };
+    client.write(request).await.map_err(|err| match err.kind() {
+        ReplicaErrorKind::Conflict => Fault::Other(Error::with_source(
+            ErrorKind::Setup,
+            format!("{} already holds another {id}: a second writer uses this replica", client.location()),
+            err,
+        )),
+        _ => Fault::Other(Error::from(err)),
+    })
+}
+
+/// A merge whose inputs are open and have sound headers.
+struct Merging {
+    merge: Merge<Input>,
+    culprits: Culprits,
+}
+
+impl Merging {
+    fn open(inputs: Inputs, into: FileId) -> Result<Self, Fault> {
+        let (inputs, culprits) = inputs.open();
+        let merge = Merge::new(inputs).map_err(|err| culprits.fault(err))?;
+        for (input, header) in merge.headers().enumerate() {
+            let found = FileName { min: header.min, max: header.max };
+            culprits.check_name(input, found)?;
+        }
+        let found = FileName { min: merge.header().min, max: merge.header().max };
+        if found != into.name() {
+            let problem = format!("compact into {into}: inputs make {found}");
+            return Err(Fault::Unfit(Error::new(ErrorKind::Corrupt, problem)));
+        }
+        Ok(Self { merge, culprits })
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        self.merge.header().timestamp
+    }
+
+    fn write(self, out: impl Write) -> Result<(), Fault> {
+        let Self { mut merge, culprits } = self;
+        let run = || {
+            let mut encoder = Encoder::new(out, merge.header().clone())?;
+            while let Some(page) = merge.next_page()? {
+                match page.frame {
+                    Some(frame) => encoder.copy_frame(page.pgno, frame, page.data)?,
+                    None => encoder.encode_page(page.pgno, page.data)?,
+                }
+            }
+            let warnings = merge.finish()?;
+            encoder.finish(Checksum::NONE)?;
+            Ok(warnings)
+        };
+        let warnings = run().map_err(|err| culprits.fault(err))?;
+        for warning in warnings {
+            tracing::warn!(?warning, "odd input of a compaction");
+        }
+        Ok(())
+    }
+}
+
+/// Names first: a hole between them costs no read.
+fn check_ranges(job: &Job) -> Result<(), Fault> {
+    let names: Vec<FileName> = job.inputs.iter().map(Source::name).collect::<Result<_, _>>()?;
+    for pair in names.windows(2) {
+        if let [left, right] = *pair
+            && (right.min > left.max.next() || right.max <= left.max)
+        {
+            return Err(Fault::Hole { left, right });
+        }
+    }
+    Ok(())
+}
+
+impl Source {
+    /// The range that the file's name gives.
+    fn name(&self) -> Result<FileName, Fault> {
+        match self {
+            Self::Remote(info) => Ok(info.id.name()),
+            Self::Local(path) => {
+                let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
+                name.ok_or_else(|| {
+                    let problem = format!("compact {}: not the name of an ltx file", path.display());
+                    Fault::Unfit(Error::new(ErrorKind::Setup, problem))
+                })
+            }
+        }
+    }
+}
+
+fn thread_failed(err: tokio::task::JoinError) -> Fault {
+    Fault::Other(Error::with_source(ErrorKind::Transient, "merge files", err))
+}
+
+/// Chunks between merge and store, of 64 KiB each.
+const CHUNKS: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,18 @@ pub struct FileInfo {
     pub created_at: Timestamp,
 }
 
+/// One object below a replica's prefix, whatever layout it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectInfo {
+    /// Its key, relative to the replica's prefix, segments parted by `/`, without
+    /// a leading slash: `generations/0123456789abcdef/snapshots/00000000.snapshot.lz4`.
+    pub key: String,
+    /// Size in bytes as stored.
+    pub size: u64,
+    /// When the store says that it was last modified.
+    pub modified: Timestamp,
+}
+
 /// Bytes of a stored file as they arrive. Dropping it aborts the transfer.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
@@ -131,6 +143,26 @@ pub trait ReplicaClient: Send + Sync + 'static {
 
     /// Deletes these files. One that is already gone counts as deleted.
     async fn delete(&self, files: &[FileId]) -> Result<()>;
+
+    /// Every object whose key starts with `prefix`, at any depth, ascending by
+    /// key: how layouts other than LTX are read. An absent prefix is an empty
+    /// list. A list is complete or an error, never cut short.
+    ///
+    /// `prefix` is empty or ends with `/`, so that a store with directories walks
+    /// just that one. Keys are relative to the replica's path, which is joined
+    /// *cleaned* here, as 0.3 wrote it; on stores whose LTX keys join it verbatim
+    /// (`s3`, `oss`) an odd path therefore keeps its LTX files elsewhere. Files
+    /// still being written may be left out.
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+
+    /// Reads `len` bytes of one object from `offset`, as [`open`](Self::open)
+    /// does; `key` is as [`list_objects`](Self::list_objects) gave it.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) when no such object exists;
+    /// [`Setup`](crate::ErrorKind::Setup) when the key is none that a listing
+    /// gives (`..`, empty segments).
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream>;
 
     /// Deletes everything under the prefix.
     async fn delete_all(&self) -> Result<()>;

@@ -20,9 +20,10 @@ use jiff::Timestamp;
 use ltx::{FileName, Txid};
 use tokio::sync::mpsc;
 
-use crate::layout::level_dir;
+use crate::layout::{check_object_key, level_dir};
 use crate::{
-    Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteMode, WriteRequest,
+    Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteMode,
+    WriteRequest,
 };
 
 /// Settings of a `file` replica.
@@ -166,32 +167,26 @@ impl ReplicaClient for FileClient {
     }
 
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
-        let path = self.path_of(id);
-        let (file, remaining) = blocking(move || {
-            let describe = |e| Error::io(format!("open {}", path.display()), e);
-            let mut file = File::open(&path).map_err(describe)?;
-            let available = file.metadata().map_err(describe)?.len().saturating_sub(offset);
-            file.seek(SeekFrom::Start(offset)).map_err(describe)?;
-            Ok((file, if len == 0 { available } else { available.min(len) }))
+        read_range(self.path_of(id), format!("ltx file {id}"), offset, len).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        if !prefix.is_empty() {
+            check_object_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
+        }
+        let (root, prefix) = (self.options.path.clone(), prefix.to_owned());
+        blocking(move || {
+            let mut found = Vec::new();
+            list_tree(&root.join(&prefix), &prefix, WALK_DEPTH, &mut found)?;
+            found.sort_unstable();
+            Ok(found)
         })
-        .await?;
-        Ok(Box::pin(stream::try_unfold((file, remaining), move |(mut file, remaining)| async move {
-            if remaining == 0 {
-                return Ok(None);
-            }
-            blocking(move || {
-                let wanted = remaining.min(READ_LEN);
-                let mut chunk = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
-                let read = (&mut file)
-                    .take(wanted)
-                    .read_to_end(&mut chunk)
-                    .map_err(|e| Error::io(format!("read ltx file {id}"), e))?;
-                // A file that became shorter ends early; the reader notices.
-                let remaining = if read == 0 { 0 } else { remaining - read as u64 };
-                Ok((read > 0).then(|| (Bytes::from(chunk), (file, remaining))))
-            })
-            .await
-        })))
+        .await
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        check_object_key(key)?;
+        read_range(self.options.path.join(key), format!("object {key}"), offset, len).await
     }
 
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
@@ -262,15 +257,75 @@ fn list_dir(dir: &Path, level: Level, seek: Txid) -> Result<Vec<FileInfo>> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(describe(e)),
         };
-        let modified = Timestamp::new(metadata.mtime(), i32::try_from(metadata.mtime_nsec()).unwrap_or_default());
-        files.push(FileInfo {
-            id: FileId { level, min, max },
-            size: metadata.len(),
-            created_at: modified.unwrap_or(Timestamp::UNIX_EPOCH),
-        });
+        files.push(FileInfo { id: FileId { level, min, max }, size: metadata.len(), created_at: modified(&metadata) });
     }
     files.sort_unstable_by_key(|file| file.id);
     Ok(files)
+}
+
+/// Collects the files below `dir`; `prefix` is what their keys start with.
+/// Directories may be links: people move old backups to other disks.
+fn list_tree(dir: &Path, prefix: &str, depth: u32, found: &mut Vec<ObjectInfo>) -> Result<()> {
+    let describe = |e| Error::io(format!("list {}", dir.display()), e);
+    if depth == 0 {
+        let message = format!("list {}: directories are nested too deeply, perhaps in a circle", dir.display());
+        return Err(Error::new(ErrorKind::Setup, message));
+    }
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(describe(e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(describe)?;
+        let name = entry.file_name();
+        // What is no text cannot be a name that any layout gives.
+        let Some(name) = name.to_str().filter(|name| !name.ends_with(TEMPORARY)) else { continue };
+        let metadata = match fs::metadata(entry.path()) {
+            Ok(metadata) => metadata,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(describe(e)),
+        };
+        if metadata.is_dir() {
+            list_tree(&entry.path(), &format!("{prefix}{name}/"), depth - 1, found)?;
+        } else if metadata.is_file() {
+            let key = format!("{prefix}{name}");
+            found.push(ObjectInfo { key, size: metadata.len(), modified: modified(&metadata) });
+        }
+    }
+    Ok(())
+}
+
+fn modified(metadata: &fs::Metadata) -> Timestamp {
+    let nanoseconds = i32::try_from(metadata.mtime_nsec()).unwrap_or_default();
+    Timestamp::new(metadata.mtime(), nanoseconds).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Streams a range of a file; `what` names it in errors while reading.
+async fn read_range(path: PathBuf, what: String, offset: u64, len: u64) -> Result<ByteStream> {
+    let (file, remaining) = blocking(move || {
+        let describe = |e| Error::io(format!("open {}", path.display()), e);
+        let mut file = File::open(&path).map_err(describe)?;
+        let available = file.metadata().map_err(describe)?.len().saturating_sub(offset);
+        file.seek(SeekFrom::Start(offset)).map_err(describe)?;
+        Ok((file, if len == 0 { available } else { available.min(len) }))
+    })
+    .await?;
+    Ok(Box::pin(stream::try_unfold((file, remaining, what), |(mut file, remaining, what)| async move {
+        if remaining == 0 {
+            return Ok(None);
+        }
+        blocking(move || {
+            let wanted = remaining.min(READ_LEN);
+            let mut chunk = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
+            let read =
+                (&mut file).take(wanted).read_to_end(&mut chunk).map_err(|e| Error::io(format!("read {what}"), e))?;
+            // A file that became shorter ends early; the reader notices.
+            let remaining = if read == 0 { 0 } else { remaining - read as u64 };
+            Ok((read > 0).then(|| (Bytes::from(chunk), (file, remaining, what))))
+        })
+        .await
+    })))
 }
 
 /// Everything needed to bring one file to its final name.
@@ -322,7 +377,7 @@ impl Staging {
         self.swept.call_once(|| sweep(&self.options.path));
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        name.push(format!(".{}-{count}-{:08x}.tmp", std::process::id(), fastrand::u32(..)));
+        name.push(format!(".{}-{count}-{:08x}{TEMPORARY}", std::process::id(), fastrand::u32(..)));
         let path = self.path.with_file_name(name);
 
         let open = || OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&path);
@@ -383,7 +438,7 @@ fn sweep(root: &Path) {
 /// `<min>-<max>.ltx.<process>-<count>-<random>.tmp`. Upstream's are never touched:
 /// it does not lock them.
 fn is_temporary_name(name: &str) -> bool {
-    let Some(name) = name.strip_suffix(".tmp") else { return false };
+    let Some(name) = name.strip_suffix(TEMPORARY) else { return false };
     name.rsplit_once('.').is_some_and(|(file, writer)| FileName::parse(file).is_some() && writer.contains('-'))
 }
 
@@ -555,6 +610,10 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
+/// What the names of files being written end in.
+const TEMPORARY: &str = ".tmp";
+/// Directories below one another that a listing enters; no layout has as many.
+const WALK_DEPTH: u32 = 16;
 /// Bytes per read: large enough that the hop to a blocking thread costs nothing.
 const READ_LEN: u64 = 1 << 20;
 /// Small chunks of a stream are gathered up to this many bytes.

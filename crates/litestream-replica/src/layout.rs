@@ -23,6 +23,8 @@ pub const TIMESTAMP_METADATA: &str = "litestream-timestamp";
 pub struct Layout {
     /// Everything before the level, with its final slash (or nothing).
     root: String,
+    /// The same for objects of other layouts, which always join it cleaned.
+    object_root: String,
     form: Form,
 }
 
@@ -41,18 +43,14 @@ impl Layout {
     /// path makes keys that start with `/`, and `.` makes keys that start with
     /// `./`. Replicas with both exist.
     pub fn flat(path: &str) -> Self {
-        Self { root: format!("{path}/"), form: Form::Flat }
+        Self { root: format!("{path}/"), object_root: cleaned_root(path), form: Form::Flat }
     }
 
     /// The form of the other types: `<path>/ltx/<level>/<file>`, cleaned, without
     /// a leading slash unless the path has one.
     pub fn nested(path: &str) -> Self {
-        let root = match clean_path(path).as_str() {
-            "." => String::new(),
-            "/" => "/".to_owned(),
-            path => format!("{path}/"),
-        };
-        Self { root, form: Form::Nested }
+        let root = cleaned_root(path);
+        Self { object_root: root.clone(), root, form: Form::Nested }
     }
 
     /// What every key of the replica starts with, old layouts included.
@@ -61,6 +59,22 @@ impl Layout {
     /// shares its bucket's root with whatever else is there.
     pub fn root(&self) -> &str {
         &self.root
+    }
+
+    /// What the keys of [`list_objects`](crate::ReplicaClient::list_objects) are
+    /// relative to: the cleaned path with its final slash, or nothing.
+    pub fn object_root(&self) -> &str {
+        &self.object_root
+    }
+
+    /// The full key of an object named by a relative one.
+    ///
+    /// # Errors
+    /// [`Setup`](crate::ErrorKind::Setup) when the relative key has empty, `.` or
+    /// `..` segments: it could leave the replica.
+    pub fn object_key(&self, relative: &str) -> crate::Result<String> {
+        check_object_key(relative)?;
+        Ok(format!("{}{relative}", self.object_root))
     }
 
     /// What every key of a level starts with; ends with a slash.
@@ -85,6 +99,26 @@ impl Layout {
         let name = key.strip_prefix(self.level_prefix(level).as_str())?;
         let FileName { min, max } = FileName::parse(name)?;
         Some(FileId { level, min, max })
+    }
+}
+
+/// The cleaned path with its final slash, or nothing.
+fn cleaned_root(path: &str) -> String {
+    match clean_path(path).as_str() {
+        "." => String::new(),
+        "/" => "/".to_owned(),
+        path => format!("{path}/"),
+    }
+}
+
+/// Refuses relative keys that no listing gives.
+///
+/// # Errors
+/// [`Setup`](crate::ErrorKind::Setup) for empty, `.` and `..` segments.
+pub fn check_object_key(relative: &str) -> crate::Result<()> {
+    match relative.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        true => Err(crate::Error::new(crate::ErrorKind::Setup, format!("object key {relative:?} is not a plain path"))),
+        false => Ok(()),
     }
 }
 
@@ -185,6 +219,20 @@ mod tests {
             "db/lock.json".to_owned(),
         ] {
             assert_eq!(layout.file_of(Level::L0, &key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn objects_of_other_layouts_lie_below_the_cleaned_path() {
+        for (path, root) in
+            [("db", "db/"), ("", ""), (".", ""), ("a//b/", "a/b/"), ("/lead/ing/", "/lead/ing/"), ("/", "/")]
+        {
+            for layout in [Layout::flat(path), Layout::nested(path)] {
+                assert_eq!(layout.object_key("generations/x").unwrap(), format!("{root}generations/x"), "{path:?}");
+            }
+        }
+        for key in ["", "/", "a//b", "../a", "a/..", "./a", "a/"] {
+            assert_eq!(Layout::flat("db").object_key(key).unwrap_err().kind(), crate::ErrorKind::Setup, "{key:?}");
         }
     }
 

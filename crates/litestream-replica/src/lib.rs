@@ -34,7 +34,7 @@ pub mod retry;
 pub mod s3;
 pub mod url;
 
-pub use client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest};
+pub use client::{Body, ByteStream, FileId, FileInfo, ObjectInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
 pub use plan::{Inventory, Plan, Target};

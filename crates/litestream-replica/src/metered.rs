@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt;
 use ltx::Txid;
 
-use crate::{ByteStream, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest};
+use crate::{ByteStream, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
 
 /// A client that counts operations, bytes and errors of the one inside.
 pub struct Metered {
@@ -28,7 +28,7 @@ pub struct Snapshot {
     pub get: OperationCounts,
     /// Files deleted.
     pub delete: OperationCounts,
-    /// Levels listed; bytes stay zero.
+    /// Levels and prefixes listed; bytes stay zero.
     pub list: OperationCounts,
 }
 
@@ -98,6 +98,18 @@ impl Metered {
             list: self.counters.list.snapshot(),
         }
     }
+
+    /// Counts one opened file, and its bytes as they come.
+    fn count_bytes(&self, opened: Result<ByteStream>) -> Result<ByteStream> {
+        let stream = self.counters.get.record(opened, 1)?;
+        let counters = self.counters.clone();
+        Ok(Box::pin(stream.inspect(move |chunk| {
+            match chunk {
+                Ok(chunk) => counters.get.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed),
+                Err(_) => counters.get.errors.fetch_add(1, Ordering::Relaxed),
+            };
+        })))
+    }
 }
 
 #[async_trait::async_trait]
@@ -123,14 +135,15 @@ impl ReplicaClient for Metered {
     }
 
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
-        let stream = self.counters.get.record(self.inner.open(id, offset, len).await, 1)?;
-        let counters = self.counters.clone();
-        Ok(Box::pin(stream.inspect(move |chunk| {
-            match chunk {
-                Ok(chunk) => counters.get.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed),
-                Err(_) => counters.get.errors.fetch_add(1, Ordering::Relaxed),
-            };
-        })))
+        self.count_bytes(self.inner.open(id, offset, len).await)
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.counters.list.record(self.inner.list_objects(prefix).await, 1)
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        self.count_bytes(self.inner.open_object(key, offset, len).await)
     }
 
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {

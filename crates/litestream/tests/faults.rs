@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use litestream::{DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
 use litestream_replica::file::FileClient;
-use litestream_replica::{ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest};
+use litestream_replica::{
+    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
+};
 use litestream_testkit::scenario::{self, CheckpointMode};
 use ltx::Txid;
 use support::{Setup, close};
@@ -72,6 +74,16 @@ impl ReplicaClient for Flaky {
 
     async fn delete(&self, files: &[FileId]) -> Result<()> {
         self.inner.delete(files).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.maybe("list objects")?;
+        self.inner.list_objects(prefix).await
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        self.maybe("open object")?;
+        self.inner.open_object(key, offset, len).await
     }
 
     async fn delete_all(&self) -> Result<()> {

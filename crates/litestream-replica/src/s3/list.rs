@@ -15,7 +15,7 @@ use ltx::Txid;
 use super::api::{Answer, Api, Call, Operation};
 use super::xml::{self, ListPage, ListedObject};
 use crate::layout::{Layout, parse_timestamp};
-use crate::{Error, ErrorKind, FileInfo, Level, Result};
+use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
 
 impl Api {
     pub(super) async fn list_level(
@@ -42,22 +42,50 @@ impl Api {
         found.dedup_by_key(|(id, _)| *id);
 
         let described = stream::iter(found).map(|(id, object)| async move {
-            let listed = object.last_modified.as_deref().and_then(parse_timestamp);
-            match (listed, object.size) {
-                (Some(created_at), Some(size)) if !metadata => Ok(Some(FileInfo { id, size, created_at })),
-                (listed, _) => {
-                    // Deleted since it was listed: not part of the replica.
-                    let Some(head) = self.head(&object.key).await? else { return Ok(None) };
-                    let Some(created_at) = head.timestamp.or(listed).or(head.last_modified) else {
-                        let message = format!("s3: list {}: the store tells no time", object.key);
-                        return Err(Error::new(ErrorKind::Transient, message));
-                    };
-                    Ok(Some(FileInfo { id, size: object.size.unwrap_or(head.size), created_at }))
-                }
-            }
+            let facts = self.describe(&object, metadata).await?;
+            Ok::<_, Error>(facts.map(|(size, created_at)| FileInfo { id, size, created_at }))
         });
         let files: Vec<Option<FileInfo>> = described.buffered(METADATA_CONCURRENCY).try_collect().await?;
         Ok(files.into_iter().flatten().collect())
+    }
+
+    /// Every object whose key starts with `root` and then `prefix`; keys are
+    /// given without `root`.
+    pub(super) async fn list_below(&self, root: &str, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let full = format!("{root}{prefix}");
+        let mut found = Vec::new();
+        self.list_keys(&full, None, |object| {
+            // Consoles store empty objects for the folders they show.
+            if object.key.starts_with(&full) && !object.key.ends_with('/') {
+                found.push(object);
+            }
+        })
+        .await?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        found.dedup_by(|a, b| a.key == b.key);
+        let described = stream::iter(found).map(|object| async move {
+            let facts = self.describe(&object, false).await?;
+            let key = object.key.strip_prefix(root).unwrap_or(&object.key).to_owned();
+            Ok::<_, Error>(facts.map(|(size, modified)| ObjectInfo { key, size, modified }))
+        });
+        let objects: Vec<Option<ObjectInfo>> = described.buffered(METADATA_CONCURRENCY).try_collect().await?;
+        Ok(objects.into_iter().flatten().collect())
+    }
+
+    /// Size and time of a listed object, asking for what the listing left out,
+    /// and for the time in its metadata if that is wanted. `None` when it was
+    /// deleted since it was listed: not part of the replica.
+    async fn describe(&self, object: &ListedObject, metadata: bool) -> Result<Option<(u64, Timestamp)>> {
+        let listed = object.last_modified.as_deref().and_then(parse_timestamp);
+        if let (Some(modified), Some(size), false) = (listed, object.size, metadata) {
+            return Ok(Some((size, modified)));
+        }
+        let Some(head) = self.head(&object.key).await? else { return Ok(None) };
+        let Some(created_at) = head.timestamp.or(listed).or(head.last_modified) else {
+            let message = format!("s3: list {}: the store tells no time", object.key);
+            return Err(Error::new(ErrorKind::Transient, message));
+        };
+        Ok(Some((object.size.unwrap_or(head.size), created_at)))
     }
 
     /// Visits every object whose key starts with `prefix`, page by page.

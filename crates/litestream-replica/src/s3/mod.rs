@@ -39,7 +39,8 @@ use xml::Location;
 use crate::http::{HttpClient, ResponseBody};
 use crate::layout::Layout;
 use crate::{
-    ByteStream, ClientContext, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest,
+    ByteStream, ClientContext, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result,
+    WriteRequest,
 };
 
 /// A [`ReplicaClient`] over one prefix of a bucket.
@@ -159,6 +160,14 @@ impl ReplicaClient for S3Client {
     async fn delete(&self, files: &[FileId]) -> Result<()> {
         let keys: Vec<String> = files.iter().map(|&id| self.layout.key(id)).collect();
         self.api().await?.delete_keys(&keys, false).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.api().await?.list_below(self.layout.object_root(), prefix).await
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        self.api().await?.read(&self.layout.object_key(key)?, offset, len).await
     }
 
     async fn delete_all(&self) -> Result<()> {

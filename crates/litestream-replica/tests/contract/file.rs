@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litestream_replica::file::{FileClient, FileOptions};
-use litestream_replica::{Body, ClientContext, Level, ReplicaClient, ReplicaUrl, WriteMode};
+use litestream_replica::{Body, ClientContext, ErrorKind, Level, ReplicaClient, ReplicaUrl, WriteMode};
 
 use super::suite::{self, Replica, bytes_of, id, request, stamp};
 
@@ -117,4 +117,36 @@ async fn local_files_are_copied_whole() {
 async fn root_of_the_filesystem_is_never_deleted() {
     let client = FileClient::new(FileOptions::new("/")).unwrap();
     assert!(client.delete_all().await.is_err());
+}
+
+#[tokio::test]
+async fn objects_are_found_behind_links_and_not_while_they_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = FileClient::new(FileOptions::new(dir.path().join("r"))).unwrap();
+    let disk = dir.path().join("other-disk/generations/0123456789abcdef");
+    for name in
+        ["snapshots/00000000.snapshot.lz4", "wal/00000000_00000000.wal.lz4", "wal/00000000_00001000.wal.lz4.tmp"]
+    {
+        std::fs::create_dir_all(disk.join(name).parent().unwrap()).unwrap();
+        std::fs::write(disk.join(name), name).unwrap();
+    }
+    std::fs::create_dir(dir.path().join("r")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("other-disk/generations"), dir.path().join("r/generations")).unwrap();
+
+    let found = client.list_objects("generations/").await.unwrap();
+    let keys: Vec<&str> = found.iter().map(|object| object.key.as_str()).collect();
+    let generation = "generations/0123456789abcdef";
+    assert_eq!(
+        keys,
+        [
+            &*format!("{generation}/snapshots/00000000.snapshot.lz4"),
+            &format!("{generation}/wal/00000000_00000000.wal.lz4")
+        ]
+    );
+
+    std::os::unix::fs::symlink(&disk, disk.join("circle")).unwrap();
+    assert!(client.list_objects("generations/").await.is_err(), "a circle is no complete list");
+    for prefix in ["/", "../", "generations/../", "a//b/"] {
+        assert_eq!(client.list_objects(prefix).await.unwrap_err().kind(), ErrorKind::Setup, "{prefix}");
+    }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::TryStreamExt;
 use litestream_replica::s3::{S3Client, S3Options};
 use litestream_replica::{ClientContext, ErrorKind, Level, ReplicaClient, ReplicaUrl};
 use litestream_testkit::s3_server::{self, Bucket, Kind};
@@ -179,4 +180,19 @@ async fn unsigned_payloads_work_where_they_are_asked_for() {
     assert_eq!(read(&client, id(0, 1, 1), 0, 0).await.unwrap(), b"x");
     client.delete(&[id(0, 1, 1)]).await.unwrap();
     assert_eq!(suite::ids(&client, Level::L0).await, []);
+}
+
+#[tokio::test]
+async fn objects_of_the_old_layout_lie_below_the_cleaned_path() {
+    let Some(server) = moto().await else { return };
+    let name = "generations/0123456789abcdef/snapshots/00000000.snapshot.lz4";
+    for (path, root) in [("", ""), (".", ""), ("db", "db/"), ("db//old/", "db/old/"), ("/lead", "/lead/")] {
+        let client = server.client(path);
+        server.0.put(&format!("{root}{name}"), path.as_bytes()).unwrap();
+        server.0.put(&format!("{root}generations/folder/"), b"").unwrap();
+        let found = client.list_objects("generations/").await.unwrap();
+        assert_eq!(found.iter().map(|o| (o.key.as_str(), o.size)).collect::<Vec<_>>(), [(name, path.len() as u64)]);
+        let chunks: Vec<bytes::Bytes> = client.open_object(name, 0, 0).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(chunks.concat(), path.as_bytes());
+    }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use litestream_replica::{
-    Body, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteMode, WriteRequest,
+    Body, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteMode, WriteRequest,
 };
 use ltx::Txid;
 
@@ -44,6 +44,7 @@ macro_rules! for_replica {
             listing_with_metadata_gives_the_header_time,
             odd_paths_keep_replicas_apart,
             replicas_side_by_side_do_not_mix,
+            objects_of_any_layout_are_listed_and_read,
         );
     };
     ($store:ident: $($test:ident),* $(,)?) => {
@@ -353,5 +354,52 @@ pub(crate) async fn replicas_side_by_side_do_not_mix(store: &impl Replica) {
     }
     for (client, n) in [(&outer, 1), (&inner, 2), (&longer, 3)] {
         assert_eq!(ids(&**client, Level::L0).await, [id(0, n, n)]);
+    }
+}
+
+async fn read_object(client: &dyn ReplicaClient, key: &str, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let chunks: Vec<Bytes> = client.open_object(key, offset, len).await?.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+/// The LTX files themselves serve as the objects: every store can hold those.
+pub(crate) async fn objects_of_any_layout_are_listed_and_read(store: &impl Replica) {
+    let client = store.open("objects/of");
+    let sibling = store.open("objects/of-another");
+    assert_eq!(client.list_objects("").await.unwrap(), []);
+    assert_eq!(client.list_objects("generations/").await.unwrap(), []);
+
+    let contents = [(id(0, 1, 1), bytes_of(10, 1)), (id(0, 2, 2), bytes_of(300_000, 2)), (id(9, 1, 2), bytes_of(7, 3))];
+    for (file, content) in &contents {
+        let body = Body::Bytes(Bytes::copy_from_slice(content));
+        client.write(request_with(*file, body, WriteMode::CreateOnly)).await.unwrap();
+    }
+    sibling.write(request(id(0, 1, 1), b"x")).await.unwrap();
+
+    let all = client.list_objects("").await.unwrap();
+    assert!(all.is_sorted(), "{all:?}");
+    assert_eq!(all.len(), contents.len(), "{all:?}");
+    for ((file, content), object) in contents.iter().zip(&all) {
+        let ObjectInfo { key, size, modified } = object;
+        assert!(key.ends_with(&format!("/{}", file.name())) && !key.starts_with('/'), "{key}");
+        assert_eq!(*size, content.len() as u64, "{key}");
+        // The store's own time, or where a file's time is all it has, that one.
+        assert!(*modified >= stamp() - jiff::SignedDuration::from_secs(1), "{key}: {modified}");
+        assert!(read_object(&*client, key, 0, 0).await.unwrap() == *content, "{key}");
+        assert!(read_object(&*client, key, 3, 4).await.unwrap() == content[3..7], "{key}");
+        assert!(read_object(&*client, key, 5, 0).await.unwrap() == content[5..], "{key}");
+        assert_eq!(read_object(&*client, key, 400_000, 1).await.unwrap(), b"", "{key}");
+    }
+
+    // A prefix is a directory, and what lies below it keeps its whole key.
+    let (level, _) = all[0].key.rsplit_once('/').unwrap();
+    assert_eq!(client.list_objects(&format!("{level}/")).await.unwrap(), all[..2]);
+    assert_eq!(client.list_objects(&format!("{level}/absent/")).await.unwrap(), []);
+
+    let error = read_object(&*client, &format!("{level}/absent"), 0, 0).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    for key in ["../of-another/x", "a//b", "", "./x"] {
+        let error = read_object(&*client, key, 0, 0).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Setup, "{key:?}: {error}");
     }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
-use litestream_replica::{ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result, WriteRequest};
+use litestream_replica::{
+    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
+};
 use ltx::Txid;
 use tokio::sync::Semaphore;
 
@@ -142,6 +144,10 @@ impl Store {
     }
 }
 
+fn object_key(id: FileId) -> String {
+    format!("ltx/{}/{}", id.level, id.name())
+}
+
 /// Parts in which a transfer arrives.
 const PART_LEN: usize = 16 << 10;
 
@@ -228,6 +234,26 @@ impl ReplicaClient for Store {
 
     async fn delete(&self, _files: &[FileId]) -> Result<()> {
         unreachable!("a restore deletes nothing")
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let files = self.files.lock().unwrap();
+        let all = files.iter().map(|(id, bytes)| ObjectInfo {
+            key: object_key(*id),
+            size: bytes.len() as u64,
+            modified: Self::time_of(id.max),
+        });
+        let mut found: Vec<ObjectInfo> = all.filter(|object| object.key.starts_with(prefix)).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        let id = self.files.lock().unwrap().keys().copied().find(|id| object_key(*id) == key);
+        match id {
+            Some(id) => self.open(id, offset, len).await,
+            None => Err(Error::new(ErrorKind::NotFound, format!("open {key}: no such object"))),
+        }
     }
 
     async fn delete_all(&self) -> Result<()> {

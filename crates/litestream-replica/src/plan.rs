@@ -159,6 +159,29 @@ impl Inventory {
         Ok(Self::new(levels.into_iter().flatten()))
     }
 
+    /// Puts a file in, in place of one with the same identity.
+    pub fn insert(&mut self, file: FileInfo) {
+        match self.files.binary_search_by_key(&file.id, |known| known.id) {
+            Ok(index) => {
+                if let Some(known) = self.files.get_mut(index) {
+                    *known = file;
+                }
+            }
+            Err(index) => self.files.insert(index, file),
+        }
+    }
+
+    /// Takes a file out; `None` when it is not there.
+    pub fn remove(&mut self, id: FileId) -> Option<FileInfo> {
+        let index = self.files.binary_search_by_key(&id, |known| known.id).ok()?;
+        Some(self.files.remove(index))
+    }
+
+    /// The newest TXID of any file; [`Txid::NONE`] of an empty replica.
+    pub fn newest_txid(&self) -> Txid {
+        self.files.iter().map(|file| file.id.max).max().unwrap_or(Txid::NONE)
+    }
+
     /// Every file, by `(level, min, max)`.
     pub fn files(&self) -> &[FileInfo] {
         &self.files

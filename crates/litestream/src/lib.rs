@@ -6,11 +6,14 @@
 
 mod capture;
 mod chunks;
+pub mod compaction;
 #[allow(dead_code, unused_imports, reason = "the scheduler that calls it is in the making")]
 mod compactor;
 mod continuity;
 mod db;
 mod error;
+pub mod hole;
+pub mod levels;
 mod meta;
 mod monitor;
 mod options;
@@ -19,8 +22,10 @@ mod pin_chain;
 mod position;
 mod reconcile;
 mod replica;
+pub mod retention;
 mod sqlite;
 mod store;
+pub mod validation;
 mod wal;
 mod wal_index;
 mod watch;

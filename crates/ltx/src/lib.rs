@@ -34,6 +34,8 @@
 //! # }
 //! ```
 //!
+//! [`wal`] reads the bytes of SQLite's log, where the pages come from.
+//!
 //! Byte-level reference: `docs/spec/ltx.md`, cited as "spec: ltx §n".
 
 #![forbid(unsafe_code)]
@@ -59,6 +61,7 @@ mod source;
 mod summary;
 mod trailer;
 mod txid;
+pub mod wal;
 
 pub use checksum::{Checksum, DatabaseChecksum, ParseChecksumError, page_checksum};
 pub use decoder::Decoder;

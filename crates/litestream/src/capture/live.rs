@@ -159,7 +159,7 @@ impl Live {
 
     /// The WAL header of generation `salts`, and the place before its first frame.
     pub(super) fn header(&self, salts: Salts) -> Result<WalHeader> {
-        let header = WalHeader::read(&self.wal).map_err(|e| Error::io("read wal header", e))?;
+        let header = wal::read_header(&self.wal).map_err(|e| Error::io("read wal header", e))?;
         header
             .filter(|header| header.salts == salts)
             .ok_or_else(|| Error::new(ErrorKind::Discontinuous, "the wal header is not the one the wal-index names"))

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ltx::PageSize;
+
 use super::*;
 
 fn log(dir: &Path, page_size: u32) -> File {
@@ -31,7 +33,7 @@ fn a_log_of_any_page_size_scans_to_its_last_commit() {
     for page_size in [512, 1024, 4096, 65536] {
         let dir = tempfile::tempdir().unwrap();
         let wal = log(dir.path(), page_size);
-        let header = WalHeader::read(&wal).unwrap().unwrap();
+        let header = read_header(&wal).unwrap().unwrap();
         assert_eq!(header.page_size.get(), page_size);
         let count = frame_count(&wal, &header);
         let frames = scan(&wal, &header, start(&header), count, u64::MAX).unwrap().unwrap();
@@ -44,7 +46,7 @@ fn a_log_of_any_page_size_scans_to_its_last_commit() {
 fn two_scans_find_what_one_finds() {
     let dir = tempfile::tempdir().unwrap();
     let wal = log(dir.path(), 512);
-    let header = WalHeader::read(&wal).unwrap().unwrap();
+    let header = read_header(&wal).unwrap().unwrap();
     let count = frame_count(&wal, &header);
     let whole = scan(&wal, &header, start(&header), count, u64::MAX).unwrap().unwrap();
     let first = scan(&wal, &header, start(&header), count, 1).unwrap().unwrap();
@@ -61,7 +63,7 @@ fn two_scans_find_what_one_finds() {
 fn a_changed_byte_anywhere_in_a_frame_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let wal = log(dir.path(), 512);
-    let header = WalHeader::read(&wal).unwrap().unwrap();
+    let header = read_header(&wal).unwrap().unwrap();
     let count = frame_count(&wal, &header);
     let second = frame_offset(header.page_size, 1);
     for i in 0..frame_len(header.page_size) as u64 {
@@ -82,11 +84,11 @@ fn a_header_caught_half_written_counts_as_no_log() {
         let mut byte = [0];
         wal.read_exact_at(&mut byte, i).unwrap();
         wal.write_all_at(&[byte[0] ^ 1], i).unwrap();
-        assert_eq!(WalHeader::read(&wal).unwrap(), None, "byte {i}");
+        assert_eq!(read_header(&wal).unwrap(), None, "byte {i}");
         wal.write_all_at(&byte, i).unwrap();
     }
     wal.set_len(31).unwrap();
-    assert_eq!(WalHeader::read(&wal).unwrap(), None);
+    assert_eq!(read_header(&wal).unwrap(), None);
 }
 
 #[test]

@@ -94,10 +94,6 @@ impl<R: Read> Decoder<R> {
         })
     }
 
-    pub(crate) fn set_role(&mut self, role: Role) {
-        self.role = role;
-    }
-
     /// The header.
     pub fn header(&self) -> &Header {
         &self.header

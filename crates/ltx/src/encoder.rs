@@ -6,20 +6,21 @@
 //!
 //! Spec: ltx §3.2, §4.2, §6.2.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Hasher;
 use crate::error::{Error, Result};
-use crate::index::{IndexBuilder, TERMINATOR};
 use crate::page_order::PageOrder;
 use crate::run::{EncodedRun, RunEncoder};
+use crate::spill::GrowingIndex;
 use crate::trailer::validate_post_apply;
-use crate::{Checksum, Header, Pgno, Summary, Trailer, frame};
+use crate::{Checksum, Footer, Header, Pgno, Spill, Summary, Trailer, frame};
 
 /// Writes one file.
 ///
 /// Output is buffered inside; the writer sees few and large writes. Memory: the
-/// buffer, and the finished part of the index, some ten bytes a page.
+/// buffer, and the finished part of the index: some ten bytes a page, or at most
+/// 1 MiB with [`Encoder::spill_to`].
 pub struct Encoder<W> {
     writer: W,
     header: Header,
@@ -27,8 +28,7 @@ pub struct Encoder<W> {
     pending: RunEncoder,
     spent: EncodedRun,
     hasher: Hasher,
-    index_builder: IndexBuilder,
-    index: Vec<u8>,
+    index: GrowingIndex,
     page_count: u64,
     failed: bool,
 }
@@ -55,11 +55,24 @@ impl<W: Write> Encoder<W> {
             spent: EncodedRun::default(),
             header,
             hasher,
-            index_builder: IndexBuilder::new(),
-            index: Vec::new(),
+            index: GrowingIndex::new(),
             page_count: 0,
             failed: false,
         })
+    }
+
+    /// Keeps the index of a large file in temporary storage instead of in memory.
+    #[must_use]
+    pub fn spill_to(mut self, spill: Spill) -> Self {
+        self.index.spill_to(spill);
+        self
+    }
+
+    /// Lets a snapshot have holes: this file is one part of a merge, and a later
+    /// part may fill them.
+    pub(crate) fn allow_holes(mut self) -> Self {
+        self.order = PageOrder::allowing_holes(&self.header);
+        self
     }
 
     /// The header written.
@@ -114,32 +127,36 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     /// [`Error::SnapshotShort`] when a snapshot lacks its last pages, a rule of
-    /// spec §6.2, or [`Error::Write`]. What was written so far is then no file.
+    /// spec §6.2, [`Error::Write`], or [`Error::Spill`]. What was written so far is then no file.
     pub fn finish(mut self, post_apply: Checksum) -> Result<(W, Summary)> {
         self.attempt(|this| {
             this.order.finish()?;
             validate_post_apply(post_apply, &this.header)?;
             this.flush()
         })?;
-        let index_offset = self.index_builder.next_offset() + frame::END.len() as u64;
-        self.index.push(TERMINATOR);
-        let index_len = self.index.len() as u64;
+        let index_offset = self.index.next_offset() + frame::END.len() as u64;
+        // What follows the pages of a small file goes out in one write.
+        let mut tail = BufWriter::new(&mut self.writer);
+        tail.write_all(&frame::END).map_err(Error::Write)?;
+        let index = self.index.write_to(&mut tail)?;
 
         self.hasher.update(&frame::END);
-        self.hasher.append(Digest::of(&self.index));
-        self.hasher.update(&index_len.to_be_bytes());
+        self.hasher.append(index);
+        self.hasher.update(&index.len().to_be_bytes());
         self.hasher.update(&post_apply.get().to_be_bytes());
         let trailer = Trailer { post_apply, file: self.hasher.digest().finish() };
-
-        self.writer.write_all(&frame::END).map_err(Error::Write)?;
-        self.index.extend_from_slice(&index_len.to_be_bytes());
-        self.index.extend_from_slice(&trailer.encode());
-        self.writer.write_all(&self.index).map_err(Error::Write)?;
-        self.writer.flush().map_err(Error::Write)?;
+        let mut footer = [0; Footer::TAIL_LEN];
+        if let Some((index_len, rest)) = footer.split_first_chunk_mut() {
+            *index_len = index.len().to_be_bytes();
+            rest.copy_from_slice(&trailer.encode());
+        }
+        tail.write_all(&footer).map_err(Error::Write)?;
+        tail.flush().map_err(Error::Write)?;
+        drop(tail);
         let summary = Summary {
             header: self.header,
             trailer,
-            size: index_offset + self.index.len() as u64,
+            size: index_offset + index.len() + footer.len() as u64,
             page_count: self.page_count,
             warnings: Vec::new(),
         };
@@ -162,7 +179,7 @@ impl<W: Write> Encoder<W> {
 
     fn write_run(&mut self, run: &EncodedRun) -> Result<()> {
         for (pgno, frame_len) in &run.frames {
-            self.index_builder.push(*pgno, *frame_len, &mut self.index);
+            self.index.push(*pgno, *frame_len)?;
         }
         self.hasher.append(run.digest);
         self.page_count += run.frames.len() as u64;

@@ -21,6 +21,9 @@ pub enum Error {
     /// The writer failed.
     #[error("write ltx file")]
     Write(#[source] io::Error),
+    /// The temporary storage of a large file or merge failed.
+    #[error("temporary file")]
+    Spill(#[source] io::Error),
     /// The file ends too early.
     #[error("unexpected EOF: truncated {part}")]
     Truncated {
@@ -249,6 +252,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Error>,
     },
+    /// A file holds another range than its name says.
+    #[error("header says {header}")]
+    NameMismatch {
+        /// The name it goes by.
+        name: crate::FileName,
+        /// What its header would be called.
+        header: crate::FileName,
+    },
     /// Two neighbouring inputs of a merge differ in page size.
     #[error("input files have mismatched page sizes: {left} != {right}")]
     MismatchedPageSizes {
@@ -286,11 +297,23 @@ impl Error {
     /// True when reading or writing failed, not the content: trying again may help.
     pub fn is_io(&self) -> bool {
         match self {
-            Self::Read(_) | Self::Write(_) => true,
+            Self::Read(_) | Self::Write(_) | Self::Spill(_) => true,
             Self::InputHeader { source, .. } | Self::InputPage { source, .. } | Self::InputClose { source, .. } => {
                 source.is_io()
             }
             _ => false,
         }
+    }
+
+    pub(crate) fn input_header(input: usize, source: Self) -> Self {
+        Self::InputHeader { input, source: Box::new(source) }
+    }
+
+    pub(crate) fn input_page(input: usize, source: Self) -> Self {
+        Self::InputPage { input, source: Box::new(source) }
+    }
+
+    pub(crate) fn input_close(input: usize, source: Self) -> Self {
+        Self::InputClose { input, source: Box::new(source) }
     }
 }

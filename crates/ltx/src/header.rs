@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
-use crate::{Checksum, PageSize, Txid};
+use crate::{Checksum, FileName, PageSize, Txid};
 
 /// Header flags. Bit 1 is the only one defined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -147,6 +147,11 @@ impl Header {
             *to = from;
         }
         header
+    }
+
+    /// The name a file with this header goes by.
+    pub const fn name(&self) -> FileName {
+        FileName { min: self.min, max: self.max }
     }
 
     /// Checks every rule between fields.

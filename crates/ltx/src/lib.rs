@@ -12,7 +12,7 @@
 //! |---|---|
 //! | write a file | [`Encoder`]; on several threads [`RunEncoder`] |
 //! | read and verify one | [`Decoder`]; on several threads [`decode_run`] and [`Digest`] |
-//! | merge neighbouring files | [`merge()`], or [`Merge`] for the pages alone |
+//! | merge neighbouring files | [`merge()`]; [`Merge`] within [`MergeLimits`], or for the pages alone |
 //! | read single pages | [`Footer`], [`IndexParser`], [`decode_frame`] |
 //!
 //! ```
@@ -58,6 +58,7 @@ mod page_order;
 mod position;
 mod run;
 mod source;
+mod spill;
 mod summary;
 mod trailer;
 mod txid;
@@ -72,10 +73,11 @@ pub use file_name::FileName;
 pub use frame::{DecodedRun, decode_frame, decode_run};
 pub use header::{Header, HeaderFlags};
 pub use index::{IndexEntry, IndexParser, parse_index};
-pub use merge::{Merge, MergedPage, merge};
+pub use merge::{Merge, MergeLimits, MergeOptions, MergedPage, merge};
 pub use page::{PageSize, Pgno, lock_page};
 pub use position::{ParsePosError, Pos};
 pub use run::{EncodedRun, RunEncoder};
+pub use spill::{Spill, SpillFile};
 pub use summary::{Summary, Warning};
 pub use trailer::{Footer, Trailer};
 pub use txid::{ParseTxidError, Txid};

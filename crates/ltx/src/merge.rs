@@ -1,42 +1,51 @@
 //! Merges neighbouring files: of each page, the newest version.
 //!
 //! One algorithm serves compaction, which writes the merged pages to a file, and
-//! restore, which writes them to a database. A merge is done when
-//! [`Merge::finish`] has verified every input; until then nothing it gave may
-//! be published.
+//! readers that want the pages alone. A merge is done when [`Merge::finish`] has
+//! verified every input; until then nothing it gave may be published.
 //!
 //! Spec: ltx §9.
+
+mod fold;
+mod input;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{Read, Write};
 
-use crate::decoder::{Decoder, Role};
+use self::input::{Input, Slot};
 use crate::error::{Error, Result};
 use crate::page_order::PageOrder;
-use crate::{Checksum, Encoder, FileName, Header, Pgno, Summary, Warning};
+use crate::{Checksum, Encoder, FileName, Header, Pgno, Spill, Summary, Warning};
 
 /// Merges `inputs`, oldest first, into one file.
 ///
-/// Frames in block encoding are copied as they are, others are converted. The
-/// output never tracks checksums and carries the last input's timestamp. Its
-/// summary holds the warnings of all inputs.
+/// See [`Merge::write_to`].
 ///
 /// # Errors
 /// Those of [`Merge`] and [`Encoder`]. What was written is then no file.
 pub fn merge<R: Read, W: Write>(inputs: Vec<R>, out: W) -> Result<Summary> {
-    let mut merge = Merge::new(inputs)?;
-    let mut encoder = Encoder::new(out, merge.header().clone())?;
-    while let Some(page) = merge.next_page()? {
-        match page.frame {
-            Some(frame) => encoder.copy_frame(page.pgno, frame, page.data)?,
-            None => encoder.encode_page(page.pgno, page.data)?,
-        }
-    }
-    let warnings = merge.finish()?;
-    let (_, mut summary) = encoder.finish(Checksum::NONE)?;
-    summary.warnings = warnings;
-    Ok(summary)
+    Merge::new(inputs)?.write_to(out)
+}
+
+/// What a merge may be told beyond its inputs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergeOptions<'a> {
+    /// The name of each input. Where there is one, the header must agree with it.
+    pub names: &'a [FileName],
+    /// Bounds for merges of many or large files.
+    pub limits: Option<&'a MergeLimits>,
+}
+
+/// Bounds of a merge, whatever the number of its inputs and pages.
+#[derive(Clone, Debug)]
+pub struct MergeLimits {
+    /// Most inputs open at once, at least three. Beyond that number, as few as
+    /// possible are merged into temporary files first, and dropped. Readers should
+    /// open their files when they are first read.
+    pub fan_in: usize,
+    /// Makes these temporary files, and one for the output's index.
+    pub spill: Spill,
 }
 
 /// The merged pages of neighbouring files, in order.
@@ -52,6 +61,9 @@ pub struct Merge<R> {
     order: PageOrder,
     current: Option<usize>,
     failed: bool,
+    /// Of inputs that were merged before.
+    warnings: Vec<Warning>,
+    spill: Option<Spill>,
 }
 
 /// One page of a merge.
@@ -65,11 +77,6 @@ pub struct MergedPage<'a> {
     pub frame: Option<&'a [u8]>,
 }
 
-struct Input<R> {
-    decoder: Decoder<R>,
-    page: Vec<u8>,
-}
-
 impl<R: Read> Merge<R> {
     /// Reads all headers and checks that the inputs, oldest first, join up.
     ///
@@ -79,40 +86,52 @@ impl<R: Read> Merge<R> {
     /// [`Error::NoInputs`]; [`Error::InputHeader`] for the first bad header;
     /// [`Error::MismatchedPageSizes`]; [`Error::NonContiguous`].
     pub fn new(inputs: Vec<R>) -> Result<Self> {
-        let mut decoders = Vec::with_capacity(inputs.len());
-        for (input, reader) in inputs.into_iter().enumerate() {
-            let decoder = Decoder::with_role(reader, Role::EarlierInput)
-                .map_err(|source| Error::InputHeader { input, source: Box::new(source) })?;
-            decoders.push(decoder);
-        }
-        if let Some(last) = decoders.last_mut() {
-            last.set_role(Role::Input);
-        }
-        let header = merged_header(&decoders)?;
-        let inputs = decoders.into_iter().map(|decoder| Input { page: vec![0; header.page_size.len()], decoder });
-        let mut merge = Self {
-            inputs: inputs.collect(),
-            queue: BinaryHeap::new(),
-            order: PageOrder::new(&header),
+        Self::with_options(inputs, MergeOptions::default())
+    }
+
+    /// As [`Merge::new`], within limits and with names to compare.
+    ///
+    /// With more inputs than the limits allow, this merges some of them first.
+    ///
+    /// # Errors
+    /// As [`Merge::new`]; [`Error::InputHeader`] with [`Error::NameMismatch`];
+    /// [`Error::Spill`]. Inputs merged first may fail as in
+    /// [`Merge::next_page`] and [`Merge::finish`].
+    pub fn with_options(inputs: Vec<R>, options: MergeOptions<'_>) -> Result<Self> {
+        let slots = inputs.into_iter().enumerate().map(|(number, reader)| Slot::given(number, reader)).collect();
+        let (inputs, warnings) = fold::open(slots, options)?;
+        let header = merged_header(&inputs)?;
+        let order = PageOrder::new(&header);
+        let spill = options.limits.map(|limits| limits.spill.clone());
+        Self { warnings, spill, ..Self::of_opened(inputs, header, order) }.start()
+    }
+
+    /// A merge of open inputs, all still before their first page.
+    fn of_opened(inputs: Vec<Input<R>>, header: Header, order: PageOrder) -> Self {
+        Self {
+            queue: BinaryHeap::with_capacity(inputs.len()),
+            inputs,
             header,
+            order,
             current: None,
             failed: false,
-        };
-        for input in 0..merge.inputs.len() {
-            merge.pull(input)?;
+            warnings: Vec::new(),
+            spill: None,
         }
-        Ok(merge)
+    }
+
+    /// Reads the first page of each input.
+    fn start(mut self) -> Result<Self> {
+        for input in 0..self.inputs.len() {
+            self.pull(input)?;
+        }
+        Ok(self)
     }
 
     /// The header of the merged file: the first input's start, the last one's
     /// end, size and time; no checksums, no WAL range.
     pub fn header(&self) -> &Header {
         &self.header
-    }
-
-    /// The headers of the inputs, oldest first.
-    pub fn headers(&self) -> impl Iterator<Item = &Header> {
-        self.inputs.iter().map(|input| input.decoder.header())
     }
 
     /// The next page, or `None` after the last.
@@ -130,11 +149,7 @@ impl<R: Read> Merge<R> {
             Ok(None) => Ok(None),
             Ok(Some((pgno, winner))) => {
                 self.current = Some(winner);
-                Ok(self.inputs.get(winner).map(|input| MergedPage {
-                    pgno,
-                    data: &input.page,
-                    frame: input.decoder.current_block_frame(),
-                }))
+                Ok(self.inputs.get(winner).map(|input| input.merged_page(pgno)))
             }
             Err(error) => {
                 self.failed = true;
@@ -151,13 +166,42 @@ impl<R: Read> Merge<R> {
     /// for the first input whose index, trailer or file checksum is bad.
     pub fn finish(mut self) -> Result<Vec<Warning>> {
         while self.next_page()?.is_some() {}
-        let mut warnings = Vec::new();
-        for (input, Input { decoder, .. }) in self.inputs.into_iter().enumerate() {
-            let summary = decoder.finish().map_err(|source| Error::InputClose { input, source: Box::new(source) })?;
-            warnings.extend(summary.warnings.into_iter().map(|warning| warning.with_input(input)));
+        let mut warnings = self.warnings;
+        for input in self.inputs {
+            warnings.extend(input.finish()?);
         }
         self.order.finish()?;
         Ok(warnings)
+    }
+
+    /// Writes the merged pages as one file.
+    ///
+    /// Frames in block encoding are copied as they are, others are converted. The
+    /// output never tracks checksums and carries the last input's timestamp. Its
+    /// summary holds the warnings of all inputs.
+    ///
+    /// # Errors
+    /// As [`Merge::finish`] and [`Encoder::finish`]. What was written is then no
+    /// file: the end of one is written only after every input was verified.
+    pub fn write_to<W: Write>(self, out: W) -> Result<Summary> {
+        let encoder = Encoder::new(out, self.header.clone())?;
+        self.copy_to(encoder).map(|(_, summary)| summary)
+    }
+
+    fn copy_to<W: Write>(mut self, mut encoder: Encoder<W>) -> Result<(W, Summary)> {
+        if let Some(spill) = &self.spill {
+            encoder = encoder.spill_to(spill.clone());
+        }
+        while let Some(page) = self.next_page()? {
+            match page.frame {
+                Some(frame) => encoder.copy_frame(page.pgno, frame, page.data)?,
+                None => encoder.encode_page(page.pgno, page.data)?,
+            }
+        }
+        let warnings = self.finish()?;
+        let (out, mut summary) = encoder.finish(Checksum::NONE)?;
+        summary.warnings = warnings;
+        Ok((out, summary))
     }
 
     fn advance(&mut self) -> Result<Option<(Pgno, usize)>> {
@@ -184,17 +228,13 @@ impl<R: Read> Merge<R> {
 
     /// Queues the next page of an input.
     fn pull(&mut self, input: usize) -> Result<()> {
-        let Some(Input { decoder, page }) = self.inputs.get_mut(input) else { return Ok(()) };
-        match decoder.next_page(page) {
-            Ok(Some(pgno)) => self.queue.push(Reverse((pgno, Reverse(input)))),
-            Ok(None) => {}
-            Err(source) => return Err(Error::InputPage { input, source: Box::new(source) }),
-        }
+        let Some(next) = self.inputs.get_mut(input).map(Input::pull).transpose()?.flatten() else { return Ok(()) };
+        self.queue.push(Reverse((next, Reverse(input))));
         Ok(())
     }
 }
 
-fn merged_header<R: Read>(inputs: &[Decoder<R>]) -> Result<Header> {
+fn merged_header<R: Read>(inputs: &[Input<R>]) -> Result<Header> {
     for pair in inputs.windows(2) {
         let [left, right] = pair else { continue };
         let (left, right) = (left.header(), right.header());
@@ -202,8 +242,7 @@ fn merged_header<R: Read>(inputs: &[Decoder<R>]) -> Result<Header> {
             return Err(Error::MismatchedPageSizes { left: left.page_size, right: right.page_size });
         }
         if right.min > left.max.next() || right.max <= left.max {
-            let name = |header: &Header| FileName { min: header.min, max: header.max };
-            return Err(Error::NonContiguous { left: name(left), right: name(right) });
+            return Err(Error::NonContiguous { left: left.name(), right: right.name() });
         }
     }
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Err(Error::NoInputs) };

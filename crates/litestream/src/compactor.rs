@@ -12,6 +12,7 @@
 
 mod fault;
 mod input;
+mod scratch;
 mod staging;
 
 use std::io::Write;
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use litestream_replica::{
     Body, ErrorKind as ReplicaErrorKind, FileId, FileInfo, ReplicaClient, WriteMode, WriteRequest,
 };
-use ltx::{Checksum, Encoder, FileName, Merge};
+use ltx::{FileName, Merge, MergeLimits, MergeOptions, Spill};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -77,11 +78,11 @@ pub(crate) struct Job {
 pub(crate) async fn compact(client: &Arc<dyn ReplicaClient>, job: Job) -> Result<FileInfo, Fault> {
     let cancel = CancellationToken::new();
     let _stop_thread = cancel.clone().drop_guard();
-    check_ranges(&job)?;
-    let inputs = Inputs::new(Arc::clone(client), job.inputs, cancel);
-    match job.staging {
-        Some(path) => staged(client, job.into, inputs, path).await,
-        None => streamed(client, job.into, inputs).await,
+    let Job { into, inputs, staging, scratch } = job;
+    let inputs = Inputs::new(Arc::clone(client), inputs, cancel);
+    match staging {
+        Some(path) => staged(client, into, inputs, path, scratch).await,
+        None => streamed(client, into, inputs, scratch).await,
     }
 }
 
@@ -91,10 +92,11 @@ async fn staged(
     into: FileId,
     inputs: Inputs,
     path: PathBuf,
+    scratch: PathBuf,
 ) -> Result<FileInfo, Fault> {
     let merged = tokio::task::spawn_blocking(move || {
         let (staging, file) = Staging::create(path)?;
-        let merging = Merging::open(inputs, into)?;
+        let merging = Merging::open(inputs, into, scratch)?;
         let timestamp = merging.timestamp();
         merging.write(file)?;
         Ok::<_, Fault>((staging, timestamp))
@@ -107,11 +109,16 @@ async fn staged(
 }
 
 /// Merges into the upload.
-async fn streamed(client: &Arc<dyn ReplicaClient>, into: FileId, inputs: Inputs) -> Result<FileInfo, Fault> {
+async fn streamed(
+    client: &Arc<dyn ReplicaClient>,
+    into: FileId,
+    inputs: Inputs,
+    scratch: PathBuf,
+) -> Result<FileInfo, Fault> {
     let (mut writer, stream) = chunks(CHUNKS);
     let (opened, timestamp) = oneshot::channel();
     let merged = tokio::task::spawn_blocking(move || {
-        let merging = Merging::open(inputs, into)?;
+        let merging = Merging::open(inputs, into, scratch)?;
         // Refused only when the caller is gone, which the next read will find out.
         let _ = opened.send(merging.timestamp());
         merging.write(&mut writer)?;
@@ -125,14 +132,14 @@ async fn streamed(client: &Arc<dyn ReplicaClient>, into: FileId, inputs: Inputs)
     let stored = store(client, into, timestamp, Body::Stream(stream)).await;
     let merged = merged.await.map_err(thread_failed)?;
     match (stored, merged) {
-        (Ok(info), Ok(())) => Ok(info),
-        // The store had all it wanted before the thread was done: it cannot, since
-        // the stream ends only after that.
-        (Ok(_), Err(fault))
-        | (Err(Fault::Other(_)), Err(fault @ (Fault::Input { .. } | Fault::Hole { .. } | Fault::Unfit(_)))) => {
-            Err(fault)
+        (stored, Ok(())) => stored,
+        (Err(Fault::Other(err)), Err(Fault::Other(cause))) if err.kind() != ErrorKind::Cancelled => {
+            // The merge merely lost its reader.
+            tracing::trace!(%cause, "merge ended with its upload");
+            Err(Fault::Other(err))
         }
-        (Err(fault), _) => Err(fault),
+        // The upload merely lost its writer.
+        (_, Err(fault)) => Err(fault),
     }
 }
 
@@ -160,14 +167,13 @@ struct Merging {
 }
 
 impl Merging {
-    fn open(inputs: Inputs, into: FileId) -> Result<Self, Fault> {
+    fn open(inputs: Inputs, into: FileId, scratch: PathBuf) -> Result<Self, Fault> {
+        let names = inputs.names()?;
         let (inputs, culprits) = inputs.open();
-        let merge = Merge::new(inputs).map_err(|err| culprits.fault(err))?;
-        for (input, header) in merge.headers().enumerate() {
-            let found = FileName { min: header.min, max: header.max };
-            culprits.check_name(input, found)?;
-        }
-        let found = FileName { min: merge.header().min, max: merge.header().max };
+        let limits = MergeLimits { fan_in: FAN_IN, spill: Spill::new(move || scratch::temporary_file(&scratch)) };
+        let options = MergeOptions { names: &names, limits: Some(&limits) };
+        let merge = Merge::with_options(inputs, options).map_err(|err| culprits.fault(err))?;
+        let found = merge.header().name();
         if found != into.name() {
             let problem = format!("compact into {into}: inputs make {found}");
             return Err(Fault::Unfit(Error::new(ErrorKind::Corrupt, problem)));
@@ -180,38 +186,12 @@ impl Merging {
     }
 
     fn write(self, out: impl Write) -> Result<(), Fault> {
-        let Self { mut merge, culprits } = self;
-        let run = || {
-            let mut encoder = Encoder::new(out, merge.header().clone())?;
-            while let Some(page) = merge.next_page()? {
-                match page.frame {
-                    Some(frame) => encoder.copy_frame(page.pgno, frame, page.data)?,
-                    None => encoder.encode_page(page.pgno, page.data)?,
-                }
-            }
-            let warnings = merge.finish()?;
-            encoder.finish(Checksum::NONE)?;
-            Ok(warnings)
-        };
-        let warnings = run().map_err(|err| culprits.fault(err))?;
-        for warning in warnings {
+        let summary = self.merge.write_to(out).map_err(|err| self.culprits.fault(err))?;
+        for warning in summary.warnings {
             tracing::warn!(?warning, "odd input of a compaction");
         }
         Ok(())
     }
-}
-
-/// Names first: a hole between them costs no read.
-fn check_ranges(job: &Job) -> Result<(), Fault> {
-    let names: Vec<FileName> = job.inputs.iter().map(Source::name).collect::<Result<_, _>>()?;
-    for pair in names.windows(2) {
-        if let [left, right] = *pair
-            && (right.min > left.max.next() || right.max <= left.max)
-        {
-            return Err(Fault::Hole { left, right });
-        }
-    }
-    Ok(())
 }
 
 impl Source {
@@ -236,6 +216,10 @@ fn thread_failed(err: tokio::task::JoinError) -> Fault {
 
 /// Chunks between merge and store, of 64 KiB each.
 const CHUNKS: usize = 4;
+/// Inputs open at once. Each holds a file, a page and a buffer of 32 KiB or one
+/// frame: 10 MiB in all with pages of 4 KiB, 25 MiB with the largest. More inputs
+/// than this, after a long outage, are merged in parts.
+const FAN_IN: usize = 128;
 
 #[cfg(test)]
 mod tests;

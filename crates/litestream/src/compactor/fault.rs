@@ -109,18 +109,9 @@ impl Culprits {
             }
             ltx::Error::NonContiguous { left, right } => Fault::Hole { left, right },
             ltx::Error::Write(err) => Fault::Other(Error::io("write merged file", err)),
+            ltx::Error::Spill(err) => Fault::Other(Error::io("merge files: temporary file", err)),
             err => Fault::Unfit(Error::new(ErrorKind::Corrupt, format!("merge files: {}", chain(&err)))),
         }
-    }
-
-    /// A file that is not what its name says must not become part of another.
-    pub(super) fn check_name(&self, input: usize, found: FileName) -> Result<(), Fault> {
-        let Some(name) = self.sources.get(input).map(Source::name).transpose()? else { return Ok(()) };
-        if name == found {
-            return Ok(());
-        }
-        let problem = format!("header says {found}");
-        Err(self.blame(input, Problem::Corrupt, Error::new(ErrorKind::Corrupt, problem)))
     }
 
     fn blame(&self, input: usize, problem: Problem, cause: Error) -> Fault {

@@ -13,11 +13,12 @@ use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use litestream_replica::resume::resuming;
 use litestream_replica::{Error, ErrorKind, FileInfo, ReplicaClient};
+use ltx::FileName;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::Source;
 use super::fault::Culprits;
+use super::{FAN_IN, Fault, Source};
 
 /// Inputs not opened yet.
 pub(super) struct Inputs {
@@ -33,10 +34,23 @@ impl Inputs {
         Self { client, sources, cancel, runtime: Handle::current() }
     }
 
+    /// The names of all inputs. A hole between them costs no read.
+    pub(super) fn names(&self) -> Result<Vec<FileName>, Fault> {
+        let names: Vec<FileName> = self.sources.iter().map(Source::name).collect::<Result<_, _>>()?;
+        for pair in names.windows(2) {
+            if let [left, right] = *pair
+                && (right.min > left.max.next() || right.max <= left.max)
+            {
+                return Err(Fault::Hole { left, right });
+            }
+        }
+        Ok(names)
+    }
+
     /// Readers that open their files when they are first read.
     pub(super) fn open(self) -> (Vec<Input>, Culprits) {
         let remote_count = self.sources.iter().filter(|source| matches!(source, Source::Remote(_))).count();
-        let window_len = (WINDOW_BUDGET / remote_count.max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX);
+        let window_len = (WINDOW_BUDGET / remote_count.clamp(1, FAN_IN) as u64).clamp(WINDOW_MIN, WINDOW_MAX);
         let inputs = self.sources.iter().map(|source| {
             let reader = match source {
                 Source::Local(path) => Reader::Closed(path.clone()),
@@ -118,7 +132,8 @@ impl Remote {
                 parts = parts => parts,
             }
         });
-        Ok(Bytes::from(parts.map_err(io::Error::other)?.concat()))
+        let mut parts = parts.map_err(io::Error::other)?;
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Bytes::from(parts.concat()) })
     }
 }
 

@@ -3,7 +3,8 @@
 //! It carries another name until the store has it, so a file under the final name
 //! is one that was uploaded. Dropped before that, it is removed.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Fault;
@@ -25,9 +26,10 @@ impl Staging {
         let unfinished = PathBuf::from(unfinished);
         let failed = |err| Fault::Other(Error::io(format!("create {}", unfinished.display()), err));
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         }
-        let file = File::create(&unfinished).map_err(failed)?;
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
+        let file = options.open(&unfinished).map_err(failed)?;
         Ok((Self { unfinished, path, keep: false }, file))
     }
 

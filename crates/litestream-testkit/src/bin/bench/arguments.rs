@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What `-help` prints.
 pub(crate) const USAGE: &str = "\
-usage: bench [options] [restore] [once] [lag] [write] [write-full]
+usage: bench [options] [restore] [once] [lag] [compact] [write] [write-full]
 
   -rounds N          rounds of each scenario (default 5)
-  -size BYTES        database of restore and once: 1073741824, 256MiB, 1GiB (default 1GiB)
+  -size BYTES        database of restore, once and compact: 1073741824, 256MiB, 1GiB (default 1GiB)
   -seconds N         duration of each write run (default 15)
   -litestream PATH   our binary (default: built by cargo into target/release)
   -upstream PATH     the other one (default: the released 0.5.17, installed)
@@ -90,7 +90,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
     Ok(Command::Bench(arguments))
 }
 
-const SCENARIOS: [&str; 5] = ["restore", "once", "lag", "write", "write-full"];
+const SCENARIOS: [&str; 6] = ["restore", "once", "lag", "compact", "write", "write-full"];
 
 fn bytes(text: &str) -> Result<u64> {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {

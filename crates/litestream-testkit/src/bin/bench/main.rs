@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints")]
 
 mod arguments;
+mod compact;
 mod dataset;
 mod lag;
 mod once;
@@ -55,6 +56,7 @@ fn run() -> Result<ExitCode> {
             "restore" => restore::run(&stage, &mut report)?,
             "once" => once::run(&stage, &mut report)?,
             "lag" => lag::run(&stage, &mut report)?,
+            "compact" => compact::run(&stage, &mut report)?,
             "write" => write::run(&stage, &mut report, "write", "normal")?,
             _ => write::run(&stage, &mut report, "write-full", "full")?,
         }

@@ -188,9 +188,18 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 /// Builds our release binary, so that no stale one is measured.
 fn build() -> Result<PathBuf> {
     eprintln!("building our release binary");
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--quiet", "-p", "litestream-cli"]).current_dir(cache::workspace_dir());
-    let status = cargo.status().context("run cargo")?;
-    ensure!(status.success(), "cargo build: {status}");
+    cargo(&["build", "--release", "--quiet", "-p", "litestream-cli"])?;
     Ok(cache::target_dir().join("release/litestream"))
+}
+
+/// Builds an example of one of our crates, likewise.
+pub(crate) fn build_example(package: &str, name: &str) -> Result<PathBuf> {
+    cargo(&["build", "--release", "--quiet", "-p", package, "--example", name])?;
+    Ok(cache::target_dir().join("release/examples").join(name))
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let status = Command::new("cargo").args(args).current_dir(cache::workspace_dir()).status().context("run cargo")?;
+    ensure!(status.success(), "cargo {args:?}: {status}");
+    Ok(())
 }

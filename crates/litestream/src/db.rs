@@ -1,6 +1,7 @@
 //! One replicated database: its capture and its replica behind one async door.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,20 +11,40 @@ use litestream_replica::clock::Clock;
 use ltx::Txid;
 use tokio::sync::{Notify, watch};
 
+use crate::agenda::Agenda;
 use crate::capture::{Capture, PassReport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Health, ReplicaProblem};
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
+use crate::position::Position;
+use crate::prefix::Prefix;
 use crate::replica::{SharedCapture, Uploader, with};
+use crate::staged::Staged;
 
 /// A database and its replica. Created by [`Store::add`](crate::Store::add).
 pub struct Database {
     pub(crate) options: DbOptions,
     pub(crate) replica: ReplicaOptions,
-    store: StoreOptions,
+    pub(crate) store: StoreOptions,
     client: Arc<dyn ReplicaClient>,
-    clock: Arc<dyn Clock>,
-    capture: SharedCapture,
-    uploader: tokio::sync::Mutex<Uploader>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) capture: SharedCapture,
+    pub(crate) uploader: tokio::sync::Mutex<Uploader>,
+    /// What the replica holds; everything is written through it.
+    pub(crate) prefix: Arc<Prefix>,
+    pub(crate) staged: Staged,
+    pub(crate) health: Arc<Health>,
+    pub(crate) agenda: Mutex<Agenda>,
+    /// Held by whatever reads or writes more than one file: compaction,
+    /// snapshots, retention. One at a time for each database.
+    pub(crate) heavy: tokio::sync::Mutex<()>,
+    id: u64,
+    is_touched: AtomicBool,
+    is_closed: AtomicBool,
+    /// Zero while unknown.
+    page_len: AtomicU32,
+    /// Local level-0 files beside the newest, so that they are looked at again.
+    pub(crate) has_old_local_files: AtomicBool,
     /// For whoever waits to send: moves with each capture that found something.
     captured: watch::Sender<Captured>,
     /// Rung by the file notification.
@@ -59,6 +80,20 @@ pub struct DatabaseStatus {
     pub wal_size: u64,
     /// Size of the database file in bytes.
     pub db_size: u64,
+    /// What is wrong with the replica and not healed yet.
+    pub problem: Option<ReplicaProblem>,
+    /// Problems of the replica found since the start.
+    pub problems_found: u64,
+    /// How many of those were healed.
+    pub problems_healed: u64,
+    /// Files made by compaction since the start.
+    pub compactions: u64,
+    /// Compactions that failed.
+    pub compaction_errors: u64,
+    /// Compactions after which the level had a hole or an overlap.
+    pub compaction_verify_errors: u64,
+    /// When a snapshot was last stored by the schedule.
+    pub snapshot_at: Option<Timestamp>,
 }
 
 impl Database {
@@ -70,8 +105,22 @@ impl Database {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let capture = Capture::new(options.clone(), clock.clone(), Instant::now());
+        let meta = options.meta_path();
+        let prefix = Arc::new(Prefix::new(client.clone(), clock.clone()));
+        let health = Arc::new(Health::new(&options.path, &meta, clock.clone()));
+        let staged = Staged::new(&meta);
         Self {
-            uploader: tokio::sync::Mutex::new(Uploader::new(client.clone())),
+            uploader: tokio::sync::Mutex::new(Uploader::new(prefix.clone(), health.clone(), staged.clone())),
+            prefix,
+            staged,
+            health,
+            agenda: Mutex::default(),
+            heavy: tokio::sync::Mutex::new(()),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            is_touched: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            page_len: AtomicU32::new(0),
+            has_old_local_files: AtomicBool::new(true),
             capture: Arc::new(Mutex::new(capture)),
             captured: watch::Sender::new(Captured::default()),
             wake: Arc::new(Notify::new()),
@@ -96,7 +145,33 @@ impl Database {
 
     /// What is known at this moment.
     pub fn status(&self) -> DatabaseStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (problem, problems_found, problems_healed) = self.health.report();
+        DatabaseStatus { problem, problems_found, problems_healed, ..status }
+    }
+
+    /// Tells this database from all others of the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// True when the maintenance task has not yet been told that something changed,
+    /// and is to be told now.
+    pub(crate) fn touch(&self) -> bool {
+        !self.is_touched.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn received_touch(&self) {
+        self.is_touched.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// The database's page size in bytes; zero while unknown.
+    pub(crate) fn page_len(&self) -> u32 {
+        self.page_len.load(Ordering::Relaxed)
     }
 
     /// Captures everything committed so far, with `publish` into local level-0 files.
@@ -104,7 +179,15 @@ impl Database {
     /// Before the first upload has given the database a base there is nothing to
     /// continue, and the report's TXID is `None`.
     pub(crate) async fn capture(&self, publish: bool) -> Result<PassReport> {
-        let result = with(&self.capture, move |capture| capture.pass(Instant::now(), publish)).await;
+        let result = with(&self.capture, move |capture| {
+            let report = capture.pass(Instant::now(), publish)?;
+            Ok((report, capture.position()))
+        })
+        .await;
+        let result = result.map(|(report, position)| {
+            self.learn_page_len(position);
+            report
+        });
         self.update_status(|status, now| match &result {
             Ok(report) => {
                 status.txid = report.txid;
@@ -127,6 +210,16 @@ impl Database {
         let mut uploader = self.uploader.lock().await;
         let result = uploader.round(&self.capture, self.replica.max_sync_ltx_files).await;
         let uploaded = uploader.uploaded();
+        drop(uploader);
+        if result.is_ok() && self.status().txid.is_none() {
+            // The first image gave the database its position.
+            let position = with(&self.capture, |capture| Ok(capture.position())).await?;
+            self.learn_page_len(position);
+            self.update_status(|status, _| status.txid = position.map(|position| position.txid));
+        }
+        if result.is_ok() && self.status().replica_txid != uploaded {
+            self.has_old_local_files.store(true, Ordering::Relaxed);
+        }
         self.update_status(|status, now| match &result {
             Ok(_) => {
                 status.replica_txid = uploaded;
@@ -135,12 +228,6 @@ impl Database {
             }
             Err(err) => status.upload_error = Some(err.to_string()),
         });
-        if let (Ok(_), Some(uploaded)) = (&result, uploaded) {
-            let retention = self.store.l0_retention;
-            if !retention.is_zero() {
-                with(&self.capture, move |capture| capture.prune(uploaded, retention)).await?;
-            }
-        }
         result
     }
 
@@ -164,12 +251,13 @@ impl Database {
     /// # Errors
     /// When the database has not been synced before, or the replica fails.
     pub async fn snapshot(&self) -> Result<Txid> {
-        let mut uploader = self.uploader.lock().await;
-        uploader.snapshot(&self.capture).await.map_err(|err| self.named("snapshot", err))
+        let _heavy = self.heavy.lock().await;
+        self.store_snapshot().await.map_err(|err| self.named("snapshot", err))
     }
 
     /// Captures what is left and closes the database. Idempotent.
     pub(crate) async fn close(&self) -> Result<()> {
+        self.is_closed.store(true, Ordering::Release);
         with(&self.capture, Capture::close).await
     }
 
@@ -211,12 +299,18 @@ impl Database {
         std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_owned())
     }
 
-    fn update_status(&self, update: impl FnOnce(&mut DatabaseStatus, Timestamp)) {
+    fn learn_page_len(&self, position: Option<Position>) {
+        if let Some(position) = position {
+            self.page_len.store(position.page_size.get(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn update_status(&self, update: impl FnOnce(&mut DatabaseStatus, Timestamp)) {
         let now = self.clock.now();
         update(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner), now);
     }
 
-    fn named(&self, what: &str, err: Error) -> Error {
+    pub(crate) fn named(&self, what: &str, err: Error) -> Error {
         err.context(format!("{what} {}", self.path().display()))
     }
 }
@@ -226,3 +320,5 @@ impl std::fmt::Debug for Database {
         f.debug_struct("Database").field("path", &self.options.path).finish_non_exhaustive()
     }
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);

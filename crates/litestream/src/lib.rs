@@ -4,27 +4,35 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+mod agenda;
 mod capture;
 mod chunks;
 pub mod compaction;
-#[allow(dead_code, unused_imports, reason = "the scheduler that calls it is in the making")]
+#[allow(dead_code, reason = "scratch files are for jobs with many remote inputs")]
 mod compactor;
 mod continuity;
 mod db;
 mod error;
+mod healing;
+mod health;
 pub mod hole;
 pub mod levels;
+mod maintenance;
 mod meta;
 mod monitor;
 mod options;
 mod page_sums;
 mod pin_chain;
 mod position;
+mod prefix;
 mod reconcile;
 mod replica;
 pub mod retention;
+mod snapshot;
 mod sqlite;
+mod staged;
 mod store;
+mod upkeep;
 pub mod validation;
 mod wal;
 mod wal_index;
@@ -32,6 +40,7 @@ mod watch;
 
 pub use db::{Database, DatabaseStatus};
 pub use error::{Error, ErrorKind, Result};
+pub use health::{ReplicaProblem, replica_problem};
 pub use meta::{default_path as meta_path, local_txid};
 pub use options::{DbOptions, ReplicaOptions, StoreOptions};
 pub use sqlite::{IntegrityCheck, integrity_check, sqlite_version};

@@ -6,6 +6,8 @@
 //!   position                  where capture stands (ours; see `position`)
 //!   page-sums                 checksum of every page (ours; see `page_sums`)
 //!   open-delta                scratch space for pages between two files (ours)
+//!   compacted/<level>/…       copies of merged files (ours; see `staged`)
+//!   replica-problem           what is wrong with the replica (ours; see `health`)
 //!   lock                      held while a daemon works on this database (ours)
 //! ```
 //!

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,8 @@ use crate::watch::Watcher;
 
 /// What all databases of a process share.
 pub(crate) struct Shared {
+    /// Tells the maintenance task which replicas have changed.
+    pub(crate) touched: UnboundedSender<Arc<Database>>,
     pub(crate) watcher: Watcher,
     /// Passes that may run at once; tasks wait in order.
     pub(crate) passes: Semaphore,
@@ -138,6 +141,7 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
                 changed = captured.changed() => if changed.is_err() { return } else { continue },
             }
         }
+        let had_base = db.status().txid.is_some();
         let round = {
             let Ok(_permit) = shared.uploads.acquire().await else { return };
             tokio::select! {
@@ -148,9 +152,12 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
         match round {
             Ok(drained) => {
                 failures.recovered(&db);
+                if db.touch() && shared.touched.send(db.clone()).is_err() {
+                    tracing::debug!(db = %db.path().display(), "no maintenance any more");
+                }
                 // A first image gives the database its base: what was committed
                 // meanwhile is picked up by a pass.
-                if db.status().txid.is_none() {
+                if !had_base {
                     db.wake.notify_one();
                 }
                 if !drained {

@@ -6,6 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::levels::Levels;
+use crate::retention::Policy;
+
 /// Settings of one database.
 #[derive(Clone, Debug)]
 pub struct DbOptions {
@@ -77,23 +80,60 @@ impl Default for ReplicaOptions {
 /// Settings shared by all databases of a process.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// How long uploaded level-0 files stay on local disk.
+    /// How often level 1, 2, … is made from the level below; at most eight. Empty:
+    /// level 0 and snapshots only.
+    pub levels: Levels,
+    /// How often a snapshot is made of a database that has changed.
+    pub snapshot_interval: Duration,
+    /// For how long back any moment can be restored. The newest snapshot older
+    /// than this stays as the base of that window.
+    pub snapshot_retention: Duration,
+    /// How long level-0 files stay once a higher level has them, in the replica
+    /// and on local disk. Zero: for ever in the replica.
     pub l0_retention: Duration,
+    /// How often expired level-0 files are looked for.
+    pub l0_retention_check_interval: Duration,
+    /// Whether anything is ever deleted from a replica. Local files expire either way.
+    pub retention_enabled: bool,
+    /// How often a replica is listed and its levels checked for holes; `None`: never.
+    pub validation_interval: Option<Duration>,
+    /// Check the level for holes after each compaction.
+    pub verify_compaction: bool,
     /// How long the final upload may be retried. Zero: one attempt.
     pub shutdown_sync_timeout: Duration,
     /// Pause between those attempts.
     pub shutdown_sync_interval: Duration,
 }
 
+impl StoreOptions {
+    /// How long what is kept.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            l0_retention: self.l0_retention,
+            snapshot_retention: self.snapshot_retention,
+            snapshot_interval: self.snapshot_interval,
+            enabled: self.retention_enabled,
+        }
+    }
+}
+
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
+            levels: Levels::default(),
+            snapshot_interval: DAY,
+            snapshot_retention: DAY,
             l0_retention: Duration::from_secs(5 * 60),
+            l0_retention_check_interval: Duration::from_secs(15),
+            retention_enabled: true,
+            validation_interval: None,
+            verify_compaction: false,
             shutdown_sync_timeout: Duration::from_secs(30),
             shutdown_sync_interval: Duration::from_millis(500),
         }
     }
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// About 500 MB of 4 KiB pages.
 const DEFAULT_TRUNCATE_PAGE_N: i64 = 121_359;

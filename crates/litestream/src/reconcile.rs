@@ -12,6 +12,8 @@ use ltx::Txid;
 pub(crate) struct Remote {
     /// Newest TXID over all levels; `NONE` for an empty replica.
     pub(crate) newest: Txid,
+    /// Newest TXID at level 0.
+    pub(crate) newest_l0: Txid,
     /// An unbroken chain of files leads to `newest`.
     pub(crate) intact: bool,
 }
@@ -34,6 +36,12 @@ pub(crate) enum Decision {
     /// Send the local files after this one.
     Upload {
         /// The newest transaction the replica already has.
+        after: Txid,
+    },
+    /// Nothing is missing, but level 0 lacks the newest TXID, and no local file has
+    /// it: write one behind it and send that.
+    Anchor {
+        /// The newest transaction the replica has.
         after: Txid,
     },
     /// Store a snapshot of the present position, then go on behind it.
@@ -79,6 +87,15 @@ pub(crate) fn decide(remote: Remote, local: &Local) -> (Decision, Option<&'stati
         return (Decision::Snapshot, Some("the replica has a hole"));
     }
     if has_all_after(remote.newest) {
+        // Upstream takes its position from level 0 alone (D16).
+        if remote.newest_l0 < remote.newest && position == remote.newest {
+            let mut after = remote.newest;
+            while after > remote.newest_l0 && has(after) {
+                after = after.previous();
+            }
+            let has_none = after == remote.newest;
+            return (if has_none { Decision::Anchor { after } } else { Decision::Upload { after } }, None);
+        }
         return (Decision::Upload { after: remote.newest }, None);
     }
     // The transactions in between exist nowhere any more; nobody has seen them.
@@ -92,7 +109,7 @@ mod tests {
     fn decide(newest: u64, intact: bool, position: Option<u64>, files: &[u64], same: Option<bool>) -> Decision {
         let local =
             Local { position: position.map(Txid::new), files: files.iter().copied().map(Txid::new).collect(), same };
-        super::decide(Remote { newest: Txid::new(newest), intact }, &local).0
+        super::decide(Remote { newest: Txid::new(newest), newest_l0: Txid::new(newest), intact }, &local).0
     }
 
     const fn upload(after: u64) -> Decision {
@@ -129,6 +146,19 @@ mod tests {
         assert_eq!(decide(9, true, Some(5), &[5], None), rebase(10, true));
         assert_eq!(decide(5, true, Some(5), &[5], Some(false)), rebase(6, true));
         assert_eq!(decide(5, true, Some(8), &[5, 6, 7, 8], Some(false)), rebase(9, false));
+    }
+
+    /// D16: a lifecycle rule or a person emptied level 0 while the rest is there.
+    #[test]
+    fn level_0_always_carries_the_newest_txid() {
+        let emptied = Remote { newest: Txid::new(6), newest_l0: Txid::NONE, intact: true };
+        let local = |files: &[u64]| Local {
+            position: Some(Txid::new(6)),
+            files: files.iter().copied().map(Txid::new).collect(),
+            same: None,
+        };
+        assert_eq!(super::decide(emptied, &local(&[3, 5, 6])).0, upload(4), "what is there goes out again");
+        assert_eq!(super::decide(emptied, &local(&[])).0, Decision::Anchor { after: Txid::new(6) });
     }
 
     #[test]

@@ -11,32 +11,34 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use litestream_replica::plan::{Inventory, Target};
+use litestream_replica::plan::Inventory;
 use litestream_replica::{Body, ErrorKind as ReplicaErrorKind, FileId, Level, ReplicaClient, WriteMode, WriteRequest};
 use ltx::{Header, Txid};
 
-use crate::capture::{Capture, Frozen, ImageKind};
-use crate::chunks::chunks;
+use crate::capture::{Capture, ImageKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::page_sums::PageSums;
+use crate::healing;
+use crate::health::Health;
+use crate::prefix::Prefix;
 use crate::reconcile::{self, Decision, Local, Remote};
+use crate::snapshot::{Place, store_image};
+use crate::staged::Staged;
 
 /// The replica side of one database. One round at a time.
 pub(crate) struct Uploader {
-    client: Arc<dyn ReplicaClient>,
+    prefix: Arc<Prefix>,
+    health: Arc<Health>,
+    staged: Staged,
     /// The newest transaction the replica is known to have, in an unbroken chain.
     uploaded: Option<Txid>,
-    /// The newest transaction this process has tried to write, once it has
-    /// written any. Anything newer in the replica is somebody else's.
-    attempted: Option<Txid>,
 }
 
 /// Access to the capture state from async code.
 pub(crate) type SharedCapture = Arc<std::sync::Mutex<Capture>>;
 
 impl Uploader {
-    pub(crate) fn new(client: Arc<dyn ReplicaClient>) -> Self {
-        Self { client, uploaded: None, attempted: None }
+    pub(crate) fn new(prefix: Arc<Prefix>, health: Arc<Health>, staged: Staged) -> Self {
+        Self { prefix, health, staged, uploaded: None }
     }
 
     pub(crate) fn uploaded(&self) -> Option<Txid> {
@@ -72,7 +74,6 @@ impl Uploader {
             })
             .await?;
             let Some(path) = path else { return Ok(true) };
-            self.attempted = self.attempted.max(Some(next));
             self.send(next, &path).await?;
             uploaded = next;
             self.uploaded = Some(uploaded);
@@ -90,54 +91,117 @@ impl Uploader {
             mode: WriteMode::CreateOnly,
             body: Body::File(path.to_owned()),
         };
-        let info = self.client.write(request).await.map_err(|err| second_writer(err, id, &self.client.location()))?;
-        tracing::debug!(replica = self.client.kind(), level = 0, min_txid = %txid, max_txid = %txid, size = info.size, "ltx file uploaded");
+        let info = self.prefix.write(request).await.map_err(|err| second_writer(err, id, &self.prefix.location()))?;
+        tracing::debug!(replica = self.prefix.kind(), level = 0, min_txid = %txid, max_txid = %txid, size = info.size, "ltx file uploaded");
         Ok(())
     }
 
-    /// Lists the replica and brings it and the local state together.
-    async fn reconcile(&mut self, capture: &SharedCapture) -> Result<Txid> {
-        let inventory = Inventory::load(&*self.client, false).await?;
-        let newest = inventory.files().iter().map(|file| file.id.max).max().unwrap_or(Txid::NONE);
-        if self.attempted.is_some_and(|ours| newest > ours) {
-            return Err(Error::new(
-                ErrorKind::Setup,
-                format!(
-                    "another writer appends to {} (found txid {newest}); stop it, then restart litestream to continue above it",
-                    self.client.location()
-                ),
-            ));
-        }
-        let intact = inventory.plan(Target::Latest).is_ok_and(|plan| plan.txid() == newest);
+    /// Lists the replica, brings it and the local state together, and heals what
+    /// is missing or damaged: from local copies if there are any, else by a
+    /// snapshot of the present state.
+    ///
+    /// # Errors
+    /// After any error the next round tries again.
+    pub(crate) async fn reconcile(&mut self, capture: &SharedCapture) -> Result<Txid> {
+        self.uploaded = None;
+        let inventory = self.prefix.list_all().await?;
+        let newest = inventory.newest_txid();
         let (position, files) = with(capture, |capture| Ok((capture.txid(), capture.l0_txids()?))).await?;
         let same = self.compare(&inventory, newest, &files, capture).await?;
+        let is_our_history = same != Some(false) && position.is_some_and(|position| position >= newest);
+        if is_our_history {
+            self.replace_damaged(&inventory, capture).await?;
+            self.refill(&inventory, &files, capture).await?;
+        }
+        // What was sent again counts.
+        let inventory = self.prefix.inventory().await?;
+        let intact = healing::reaches(&inventory, &self.health.damaged(), newest);
+        let newest_l0 = inventory.level(Level::L0).last().map_or(Txid::NONE, |file| file.id.max);
         let local = Local { position, files, same };
-        let (decision, reason) = reconcile::decide(Remote { newest, intact }, &local);
+        let (decision, reason) = reconcile::decide(Remote { newest, newest_l0, intact }, &local);
         if let Some(reason) = reason {
             tracing::warn!(
-                replica = self.client.kind(),
-                location = self.client.location(),
+                replica = self.prefix.kind(),
+                location = self.prefix.location(),
                 replica_txid = %newest,
                 db_txid = %position.unwrap_or(Txid::NONE),
                 reason,
                 "database and replica differ, storing a whole image"
             );
+            if !newest.is_none() && !intact {
+                self.health.found(reason);
+            }
         }
-        let uploaded = match decision {
-            Decision::Upload { after } => after,
-            Decision::Snapshot => {
-                let txid = self.store_image(capture, ImageKind::Snapshot, true).await?;
-                // The newest level-0 file goes out again if there is one: level 0
-                // must carry the newest TXID.
-                let has_file = local.files.binary_search(&txid).is_ok();
-                if has_file { txid.previous() } else { txid }
-            }
-            Decision::Rebase { txid, continues } => {
-                self.store_image(capture, ImageKind::Rebase { txid }, !continues).await?
-            }
-        };
+        let uploaded = self.carry_out(decision, &local, capture).await?;
+        self.health.healed();
         self.uploaded = Some(uploaded);
         Ok(uploaded)
+    }
+
+    async fn carry_out(&mut self, decision: Decision, local: &Local, capture: &SharedCapture) -> Result<Txid> {
+        let place = match decision {
+            Decision::Upload { after } => return Ok(after),
+            Decision::Anchor { after } => {
+                with(capture, Capture::write_anchor).await?;
+                return Ok(after);
+            }
+            Decision::Snapshot | Decision::Rebase { continues: false, .. } => Place::Snapshot,
+            Decision::Rebase { continues: true, .. } => Place::Level0,
+        };
+        let kind = match decision {
+            Decision::Rebase { txid, .. } => ImageKind::Rebase { txid },
+            _ => ImageKind::Snapshot,
+        };
+        let stored = store_image(&self.prefix, capture, kind, place).await?;
+        let txid = stored.id.max;
+        tracing::info!(
+            replica = self.prefix.kind(),
+            level = stored.id.level.get(),
+            txid = %txid,
+            size = stored.size,
+            "image of the database stored"
+        );
+        // The newest level-0 file goes out again if there is one: level 0 must
+        // carry the newest TXID.
+        let has_file = kind == ImageKind::Snapshot && local.files.binary_search(&txid).is_ok();
+        Ok(if has_file { txid.previous() } else { txid })
+    }
+
+    /// Puts sound local copies in the place of damaged files, and forgets those that
+    /// are gone.
+    async fn replace_damaged(&self, inventory: &Inventory, capture: &SharedCapture) -> Result<()> {
+        for id in self.health.damaged() {
+            if !inventory.files().iter().any(|file| file.id == id) {
+                self.health.replaced(id);
+                continue;
+            }
+            let path = if id.level == Level::L0 {
+                with(capture, move |capture| capture.l0_path(id.max)).await?
+            } else {
+                self.staged.path(id)
+            };
+            let Some(header) = healing::verify_copy(&path, id).await? else { continue };
+            let request =
+                WriteRequest { id, timestamp: header.timestamp, mode: WriteMode::Overwrite, body: Body::File(path) };
+            self.prefix.write(request).await?;
+            self.health.replaced(id);
+            tracing::info!(replica = self.prefix.kind(), level = id.level.get(), min_txid = %id.min, max_txid = %id.max, "damaged file replaced by the local copy");
+        }
+        Ok(())
+    }
+
+    /// Sends local files again that the replica lacks in the midst of its history.
+    async fn refill(&self, inventory: &Inventory, files: &[Txid], capture: &SharedCapture) -> Result<()> {
+        for txid in healing::refill(inventory, files) {
+            let path = with(capture, move |capture| capture.l0_path(txid)).await?;
+            let id = FileId { level: Level::L0, min: txid, max: txid };
+            if healing::verify_copy(&path, id).await?.is_none() {
+                continue;
+            }
+            self.send(txid, &path).await?;
+            tracing::info!(replica = self.prefix.kind(), %txid, "missing file sent again from the local copy");
+        }
+        Ok(())
     }
 
     /// Compares the newest file that both sides have. The file checksum stands in
@@ -158,86 +222,9 @@ impl Uploader {
         }
         let path = with(capture, move |capture| capture.l0_path(newest)).await?;
         let ours = read_checksum(&path)?;
-        let stream = self.client.open(info.id, info.size - CHECKSUM_LEN, CHECKSUM_LEN).await?;
+        let stream = self.prefix.open(info.id, info.size - CHECKSUM_LEN, CHECKSUM_LEN).await?;
         let theirs: Vec<Bytes> = stream.try_collect().await?;
         Ok(Some(theirs.concat() == ours))
-    }
-
-    /// Writes a snapshot of the present position, even if there is one.
-    pub(crate) async fn snapshot(&mut self, capture: &SharedCapture) -> Result<Txid> {
-        self.store_image(capture, ImageKind::Snapshot, true).await
-    }
-
-    /// Streams the whole database into the replica: to level 9, or to level 0 as a
-    /// delta that holds every page.
-    async fn store_image(&mut self, capture: &SharedCapture, kind: ImageKind, at_level_9: bool) -> Result<Txid> {
-        let frozen = with(capture, move |capture| capture.freeze_image(kind)).await?;
-        let txid = frozen.txid;
-        self.attempted = self.attempted.max(Some(txid));
-        let id = if at_level_9 {
-            FileId { level: Level::SNAPSHOT, min: Txid::FIRST, max: txid }
-        } else {
-            FileId { level: Level::L0, min: txid, max: txid }
-        };
-        let mode = if kind == ImageKind::Snapshot { WriteMode::Overwrite } else { WriteMode::CreateOnly };
-        let stored = self.stream_image(frozen, id, mode).await;
-        let sums = match stored {
-            Ok(sums) => sums,
-            Err(err) => {
-                if matches!(kind, ImageKind::Rebase { .. }) {
-                    with(capture, |capture| {
-                        capture.lose_base("the image could not be stored");
-                        Ok(())
-                    })
-                    .await?;
-                }
-                return Err(err);
-            }
-        };
-        with(capture, move |capture| {
-            if matches!(kind, ImageKind::Rebase { .. }) {
-                capture.adopt_sums(sums)?;
-            }
-            let newest = capture.txid();
-            let has_file = newest.is_some_and(|newest| capture.l0_txids().is_ok_and(|files| files.contains(&newest)));
-            if has_file { Ok(()) } else { capture.write_anchor() }
-        })
-        .await?;
-        Ok(txid)
-    }
-
-    async fn stream_image(&self, mut frozen: Frozen, id: FileId, mode: WriteMode) -> Result<Option<PageSums>> {
-        let header = frozen.header(id.min);
-        let (timestamp, len) = (header.timestamp, frozen.len());
-        tracing::info!(replica = self.client.kind(), level = id.level.get(), txid = %id.max, db_size = len, "storing image of the database");
-        let (mut writer, chunks) = chunks(IMAGE_CHUNKS);
-        let encoder = tokio::task::spawn_blocking(move || {
-            let (_, sums) = frozen.encode(header, &mut writer)?;
-            // Nobody listens when the store failed first; its error is the one that
-            // is reported.
-            if writer.finish().is_err() {
-                tracing::trace!("image reader is gone");
-            }
-            Ok::<_, Error>(sums)
-        });
-        let request = WriteRequest { id, timestamp, mode, body: Body::Stream(chunks) };
-        let written = self.client.write(request).await;
-        let encoded = encoder.await.map_err(|err| Error::with_source(ErrorKind::Transient, "encode image", err))?;
-        match written {
-            Ok(info) => {
-                let sums = encoded?;
-                tracing::info!(replica = self.client.kind(), level = id.level.get(), txid = %id.max, size = info.size, "snapshot complete");
-                Ok(sums)
-            }
-            Err(err) => {
-                // When the encoder failed, its error is the cause of this one. When
-                // the store failed, the encoder merely lost its reader.
-                match encoded {
-                    Err(cause) if err.kind() == ReplicaErrorKind::Cancelled => Err(cause),
-                    _ => Err(second_writer(err, id, &self.client.location())),
-                }
-            }
-        }
     }
 }
 
@@ -257,7 +244,7 @@ pub(crate) async fn with<T: Send + 'static>(
     .map_err(|err| Error::with_source(ErrorKind::Transient, "capture task", err))?
 }
 
-fn second_writer(err: litestream_replica::Error, id: FileId, location: &str) -> Error {
+pub(crate) fn second_writer(err: litestream_replica::Error, id: FileId, location: &str) -> Error {
     if err.kind() == ReplicaErrorKind::Conflict {
         return Error::with_source(
             ErrorKind::Setup,
@@ -286,5 +273,3 @@ fn read_checksum(path: &Path) -> Result<Vec<u8>> {
 }
 
 const CHECKSUM_LEN: u64 = 8;
-/// Encoded runs waiting for the store.
-const IMAGE_CHUNKS: usize = 4;

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use litestream_replica::ReplicaClient;
 use litestream_replica::clock::Clock;
+use litestream_replica::{Level, ReplicaClient};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintenance;
 use crate::monitor::{self, Shared};
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::watch::Watcher;
@@ -23,6 +25,8 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     databases: Mutex<Vec<Arc<Database>>>,
     shared: Arc<Shared>,
+    /// The maintenance task's end of the channel in `shared`, until it starts.
+    touched: Mutex<Option<UnboundedReceiver<Arc<Database>>>>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -38,11 +42,14 @@ pub struct CloseReport {
 impl Store {
     /// An empty store. Needs a tokio runtime around it.
     pub fn new(options: StoreOptions, clock: Arc<dyn Clock>) -> Self {
+        let (sender, touched) = unbounded_channel();
         Self {
             options,
             clock,
             databases: Mutex::default(),
+            touched: Mutex::new(Some(touched)),
             shared: Arc::new(Shared {
+                touched: sender,
                 watcher: Watcher::new(),
                 passes: Semaphore::new(MAX_PASSES),
                 uploads: Semaphore::new(MAX_UPLOADS),
@@ -76,9 +83,14 @@ impl Store {
         self.databases.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts replicating in the background. A database with a `monitor-interval`
-    /// of zero is left alone, as upstream does.
+    /// Starts replicating, compacting and expiring in the background. A database
+    /// with a `monitor-interval` of zero is left alone, as upstream does.
     pub fn start(&self) {
+        let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(touched) = touched {
+            self.log_schedule();
+            self.tasks.spawn(maintenance::run(touched, self.clock.clone(), self.cancel.clone()));
+        }
         for db in self.databases() {
             if db.options.monitor_interval.is_zero() {
                 tracing::warn!(db = %db.path().display(), "monitor-interval is 0: this database is not replicated");
@@ -89,7 +101,44 @@ impl Store {
         }
     }
 
+    /// Upstream's lines, one for each thing that is done at intervals.
+    fn log_schedule(&self) {
+        let options = &self.options;
+        let system = "store";
+        for (level, interval) in options.levels.iter() {
+            tracing::info!(system, level = level.get(), ?interval, "starting compaction monitor");
+        }
+        let interval = options.snapshot_interval;
+        tracing::info!(system, level = Level::SNAPSHOT.get(), ?interval, "starting compaction monitor");
+        if !options.l0_retention.is_zero() {
+            let interval = options.l0_retention_check_interval;
+            tracing::info!(system, ?interval, retention = ?options.l0_retention, "starting L0 retention monitor");
+        }
+        if let Some(interval) = options.validation_interval {
+            tracing::info!(system, ?interval, "starting validation monitor");
+        }
+        let defaults = StoreOptions::default();
+        let is_default = options.snapshot_retention == defaults.snapshot_retention
+            && options.snapshot_interval == defaults.snapshot_interval;
+        if !options.retention_enabled {
+            tracing::warn!(
+                system,
+                hint = "nothing is deleted from the replica: expire old files with rules of the store, but never the newest snapshot and what follows it",
+                "retention disabled; cloud provider lifecycle policies must handle retention"
+            );
+        } else if options.snapshot_retention <= options.snapshot_interval && !is_default {
+            tracing::warn!(
+                system,
+                retention = ?options.snapshot_retention,
+                interval = ?options.snapshot_interval,
+                hint = "the window is kept whole all the same: the newest snapshot older than snapshot.retention stays as its base, so up to two intervals of history are stored",
+                "snapshot.retention is not longer than snapshot.interval"
+            );
+        }
+    }
+
     /// Replicates every database once, in order, and stops at the first failure.
+    /// Nothing is compacted, and nothing expires but local files.
     ///
     /// # Errors
     /// As [`Database::sync`] and [`Database::snapshot`].
@@ -101,6 +150,21 @@ impl Store {
                 tracing::info!(db = %db.path().display(), "taking snapshot");
                 db.snapshot().await?;
             }
+            if let Some(inventory) = db.prefix.known() {
+                db.prune(&inventory, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes from every replica what retention allows, after [`once`](Self::once).
+    ///
+    /// # Errors
+    /// The first replica that fails; what was deleted before stays deleted.
+    pub async fn enforce_retention(&self) -> Result<()> {
+        for db in self.databases() {
+            tracing::info!(db = %db.path().display(), "enforcing retention");
+            db.enforce_retention().await?;
         }
         Ok(())
     }

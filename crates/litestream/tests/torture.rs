@@ -6,9 +6,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use litestream::DbOptions;
+use litestream::{DbOptions, ReplicaOptions, Store, StoreOptions};
+use litestream_replica::clock::SystemClock;
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::workload::{Options, Workload};
 use ltx::Txid;
@@ -19,7 +21,12 @@ async fn torture(seed: u64, page_size: Option<u32>, duration: Duration, points: 
     let setup = Setup::new();
     let options = Options { page_size, ..Options::default() };
     let workload = Workload::create(&setup.db(), seed, options).unwrap();
-    let (store, db) = setup.store_with(DbOptions { min_checkpoint_page_count: 200, ..DbOptions::new(setup.db()) });
+    // On a slow machine the run may outlast the default of five minutes, after
+    // which level 0 goes and only boundaries of merged files can be restored.
+    let options = StoreOptions { l0_retention: Duration::ZERO, ..StoreOptions::default() };
+    let store = Store::new(options, Arc::new(SystemClock));
+    let options = DbOptions { min_checkpoint_page_count: 200, ..DbOptions::new(setup.db()) };
+    let db = store.add(options, setup.client(), ReplicaOptions::default()).unwrap();
     store.start();
     let running = workload.start();
     let started = Instant::now();

@@ -150,33 +150,29 @@ impl Capture {
         self.local()?.meta.l0_txids()
     }
 
-    /// Deletes local level-0 files up to `uploaded` that are older than
-    /// `retention`, except the newest and those the page sums may still replay.
-    pub(crate) fn prune(&mut self, uploaded: Txid, retention: Duration) -> Result<u32> {
-        let now = self.clock.now();
+    /// The local level-0 files with their times of modification.
+    pub(crate) fn l0_times(&self) -> Result<Vec<(Txid, jiff::Timestamp)>> {
+        let meta = &self.local()?.meta;
+        let time = |txid| {
+            let modified = std::fs::metadata(meta.l0_path(txid)).and_then(|file| file.modified()).ok()?;
+            Some((txid, jiff::Timestamp::try_from(modified).ok()?))
+        };
+        Ok(meta.l0_txids()?.into_iter().filter_map(time).collect())
+    }
+
+    /// Deletes local level-0 files; those the page sums may still replay are
+    /// brought into them first.
+    pub(crate) fn remove_l0(&mut self, txids: &[Txid]) -> Result<()> {
         let local = self.local_mut()?;
-        let txids = local.meta.l0_txids()?;
-        let Some((&newest, older)) = txids.split_last() else { return Ok(0) };
-        let mut removed = 0;
-        for &txid in older.iter().take_while(|&&txid| txid <= uploaded && txid < newest) {
-            let modified = match std::fs::metadata(local.meta.l0_path(txid)).and_then(|m| m.modified()) {
-                Ok(modified) => modified,
-                Err(_) => continue,
-            };
-            let age = jiff::Timestamp::try_from(modified)
-                .map_or(Duration::ZERO, |then| Duration::try_from(now.duration_since(then)).unwrap_or(Duration::ZERO));
-            if age < retention {
-                break;
-            }
+        for &txid in txids {
             if let Some(sums) = &mut local.sums
                 && sums.durable_txid() < txid
             {
                 sums.stamp()?;
             }
             local.meta.remove_l0(txid)?;
-            removed += 1;
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// Forgets the base: the replica turned out to hold something else. The next

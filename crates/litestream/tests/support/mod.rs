@@ -136,3 +136,106 @@ impl Setup {
         assert!(txids.iter().copied().eq(first..first + txids.len() as u64), "a hole in {txids:?}");
     }
 }
+
+/// A wall clock that follows the runtime's paused time: hours pass in seconds.
+pub struct PausedClock {
+    start: jiff::Timestamp,
+    origin: tokio::time::Instant,
+}
+
+impl PausedClock {
+    /// Stands at 2026-03-02T00:00:00Z, a boundary of every usual interval.
+    pub fn new() -> Arc<Self> {
+        Self::at("2026-03-02T00:00:00Z")
+    }
+
+    pub fn at(start: &str) -> Arc<Self> {
+        Arc::new(Self { start: start.parse().unwrap(), origin: tokio::time::Instant::now() })
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
+
+impl litestream_replica::clock::Clock for PausedClock {
+    fn now(&self) -> jiff::Timestamp {
+        self.start + jiff::SignedDuration::try_from(self.origin.elapsed()).unwrap()
+    }
+}
+
+/// A running daemon over one database, with everything it asks of the store counted.
+pub struct Daemon {
+    pub store: Store,
+    pub db: Arc<Database>,
+    pub meter: Arc<litestream_replica::metered::Metered>,
+    pub clock: Arc<PausedClock>,
+}
+
+impl Daemon {
+    pub fn start(setup: &Setup, options: StoreOptions, clock: Arc<PausedClock>) -> Self {
+        Self::start_over(setup, setup.client(), options, clock)
+    }
+
+    pub fn start_over(
+        setup: &Setup,
+        client: Arc<dyn litestream_replica::ReplicaClient>,
+        options: StoreOptions,
+        clock: Arc<PausedClock>,
+    ) -> Self {
+        let meter = Arc::new(litestream_replica::metered::Metered::new(client));
+        let store = Store::new(options, clock.clone());
+        let db = store.add(DbOptions::new(setup.db()), meter.clone(), ReplicaOptions::default()).unwrap();
+        store.start();
+        Self { store, db, meter, clock }
+    }
+
+    /// Waits until everything committed is in the replica.
+    pub async fn settle(&self) {
+        for _ in 0..600 {
+            let status = self.db.status();
+            if status.txid.is_some() && status.txid == status.replica_txid && status.upload_error.is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        panic!("never settles: {:?}", self.db.status());
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.meter.snapshot().operations().iter().map(|(_, counts)| counts.count + counts.errors).sum()
+    }
+
+    pub async fn close(self) {
+        close(&self.store).await;
+    }
+}
+
+/// Lets simulated time pass.
+pub async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+impl Setup {
+    /// The files of one level of the replica, as `(min, max)`, ascending.
+    pub fn level(&self, level: u8) -> Vec<(u64, u64)> {
+        let dir = self.replica().join(format!("ltx/{level}"));
+        let mut files: Vec<(u64, u64)> = std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| ltx::FileName::parse(entry.unwrap().file_name().to_str().unwrap()))
+            .map(|name| (name.min.get(), name.max.get()))
+            .collect();
+        files.sort_unstable();
+        files
+    }
+
+    pub fn path_of(&self, level: u8, (min, max): (u64, u64)) -> PathBuf {
+        let name = ltx::FileName { min: ltx::Txid::new(min), max: ltx::Txid::new(max) };
+        self.replica().join(format!("ltx/{level}/{name}"))
+    }
+}

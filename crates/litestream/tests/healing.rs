@@ -1,0 +1,357 @@
+//! A replica that lost something, or holds damaged bytes: the daemon finds it,
+//! puts it right from local copies or covers it with a snapshot, and says so
+//! while it lasts. Numbers `L…` are those of the lessons in docs/spec.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use litestream::StoreOptions;
+use litestream::levels::Levels;
+use litestream_replica::file::FileClient;
+use litestream_replica::{
+    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
+};
+use litestream_testkit::scenario;
+use ltx::Txid;
+use support::{Daemon, HOUR, MINUTE, PausedClock, SECOND, Setup, pass};
+
+/// Two levels, and a look at the store every minute.
+fn validating() -> StoreOptions {
+    StoreOptions {
+        levels: Levels::new(vec![30 * SECOND, 5 * MINUTE]).unwrap(),
+        l0_retention: MINUTE,
+        validation_interval: Some(MINUTE),
+        ..StoreOptions::default()
+    }
+}
+
+async fn commits(daemon: &Daemon, app: &rusqlite::Connection, count: usize, pause: Duration) {
+    for _ in 0..count {
+        scenario::commit(app, 3).unwrap();
+        daemon.db.sync().await.unwrap();
+        pass(pause).await;
+    }
+}
+
+fn overwrite(path: &std::path::Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(path, bytes).unwrap();
+}
+
+/// L12, L13: transactions missing in level 0, at its start and in its middle, did
+/// not stop upstream's level 1 or were left out of it for ever.
+#[tokio::test(start_paused = true)]
+async fn holes_in_level_0_are_filled_from_local_copies_at_start() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    commits(&daemon, &app, 8, SECOND).await;
+    daemon.close().await;
+    let before = setup.level(0);
+    for hole in [before[0], before[3], before[4]] {
+        fs::remove_file(setup.path_of(0, hole)).unwrap();
+    }
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock);
+    daemon.db.sync().await.unwrap();
+    assert_eq!(setup.level(0), before);
+    assert_eq!(setup.level(9).len(), 1, "no snapshot was needed");
+    commits(&daemon, &app, 1, 2 * MINUTE).await;
+    assert_eq!(setup.level(1)[0].0, before[0].0, "level 1 has them all");
+    setup.assert_restores("after filling the holes");
+    daemon.close().await;
+}
+
+/// L12 again, but nobody has the transactions any more.
+#[tokio::test(start_paused = true)]
+async fn a_hole_that_cannot_be_filled_is_covered_by_a_snapshot_and_stepped_over() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    commits(&daemon, &app, 8, SECOND).await;
+    daemon.close().await;
+    let before = setup.level(0);
+    let (first, _) = before[3];
+    fs::remove_file(setup.path_of(0, before[3])).unwrap();
+    fs::remove_file(setup.meta().join("ltx/0").join(setup.path_of(0, before[3]).file_name().unwrap())).unwrap();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock);
+    daemon.db.sync().await.unwrap();
+    let newest = before.last().unwrap().1;
+    assert_eq!(setup.level(9).last(), Some(&(1, newest)), "a snapshot of the newest state");
+    assert_eq!(setup.level(0).last(), Some(&(newest, newest)), "level 0 carries the newest transaction");
+    commits(&daemon, &app, 4, MINUTE).await;
+    pass(10 * MINUTE).await;
+    let level_1 = setup.level(1);
+    assert!(level_1.iter().all(|&(min, max)| max < first || min > first), "nothing pretends to hold it: {level_1:?}");
+    assert!(level_1.last().unwrap().1 > newest, "and the level goes on: {level_1:?}");
+    setup.assert_restores("after stepping over");
+    daemon.close().await;
+}
+
+/// L68, §16.5: the prefix is emptied while the daemon runs.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_wiped_while_running_gets_a_new_base() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let daemon = Daemon::start(&setup, validating(), PausedClock::new());
+    commits(&daemon, &app, 30, 10 * SECOND).await;
+    fs::remove_dir_all(setup.replica()).unwrap();
+    commits(&daemon, &app, 3, MINUTE).await;
+    let status = daemon.db.status();
+    assert!(status.problems_found >= 1 && status.problem.is_none(), "{status:?}");
+    assert_eq!(status.problems_found, status.problems_healed);
+    setup.assert_restores("after the wipe");
+    let newest = status.txid.unwrap().get();
+    assert_eq!(setup.level(0).last(), Some(&(newest, newest)));
+    commits(&daemon, &app, 5, MINUTE).await;
+    pass(10 * MINUTE).await;
+    assert!(!setup.level(2).is_empty(), "compaction goes on");
+    setup.assert_restores("later");
+    daemon.close().await;
+}
+
+/// Without `validation.interval` the hourly listing finds it, which comes along
+/// with other work only.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_replica_is_noticed_within_an_hour_of_work() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), PausedClock::new());
+    commits(&daemon, &app, 2, MINUTE).await;
+    fs::remove_dir_all(setup.replica()).unwrap();
+    commits(&daemon, &app, 14, 5 * MINUTE).await;
+    setup.assert_restores("after an hour");
+    assert_eq!(daemon.db.status().problem, None);
+    daemon.close().await;
+}
+
+/// §16.5: the prefix is emptied while nobody runs.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_wiped_before_start_gets_a_new_base() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    commits(&daemon, &app, 30, 10 * SECOND).await;
+    pass(10 * MINUTE).await;
+    daemon.close().await;
+    let newest = setup.level(0).last().unwrap().1;
+    fs::remove_dir_all(setup.replica()).unwrap();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock);
+    commits(&daemon, &app, 2, MINUTE).await;
+    assert!(setup.level(9)[0].1 >= newest, "numbers never go back: {:?}", setup.level(9));
+    setup.assert_restores("after the restart");
+    daemon.close().await;
+}
+
+/// L67, §16.2: level 0 emptied and the local state lost. Upstream began at 1 again
+/// and went on restoring the old data.
+#[tokio::test(start_paused = true)]
+async fn numbering_goes_on_when_level_0_and_the_local_state_are_lost() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    commits(&daemon, &app, 8, 10 * SECOND).await;
+    daemon.close().await;
+    let newest = setup.level(1).last().unwrap().1;
+    fs::remove_dir_all(setup.replica().join("ltx/0")).unwrap();
+    fs::remove_dir_all(setup.meta()).unwrap();
+    scenario::commit(&app, 3).unwrap();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock);
+    commits(&daemon, &app, 2, SECOND).await;
+    assert!(setup.level(0)[0].0 > newest, "{:?} above {newest}", setup.level(0));
+    setup.assert_restores("the new state");
+    daemon.close().await;
+}
+
+/// Level 0 emptied by a rule of the store while the daemon runs: upstream would
+/// take its position from there (D16).
+#[tokio::test(start_paused = true)]
+async fn level_0_gets_its_newest_file_back() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let daemon = Daemon::start(&setup, validating(), PausedClock::new());
+    commits(&daemon, &app, 10, 10 * SECOND).await;
+    pass(2 * MINUTE).await;
+    let newest = *setup.level(0).last().unwrap();
+    fs::remove_dir_all(setup.replica().join("ltx/0")).unwrap();
+    pass(2 * MINUTE).await;
+    assert_eq!(setup.level(0), [newest]);
+    assert_eq!(setup.level(9).len(), 1, "no snapshot was needed");
+    daemon.close().await;
+}
+
+/// L65, L66, `reset`: the state directory's files vanish under the daemon. The
+/// history goes on above what the replica holds.
+#[tokio::test(start_paused = true)]
+async fn a_reset_under_a_running_daemon_never_goes_back() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), PausedClock::new());
+    commits(&daemon, &app, 8, 10 * SECOND).await;
+    let newest = daemon.db.status().replica_txid.unwrap();
+    fs::remove_dir_all(setup.meta().join("ltx")).unwrap();
+    commits(&daemon, &app, 5, 20 * SECOND).await;
+    pass(2 * MINUTE).await;
+    assert!(daemon.db.status().replica_txid.unwrap() > newest);
+    setup.assert_restores("after the reset");
+    daemon.close().await;
+}
+
+/// L2: a file of level 1 is damaged in the store and no local copy is left.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_file_is_covered_by_a_snapshot() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let options = StoreOptions { validation_interval: None, ..validating() };
+    let daemon = Daemon::start(&setup, options, PausedClock::new());
+    commits(&daemon, &app, 20, 10 * SECOND).await;
+    let damaged = setup.level(1)[1];
+    overwrite(&setup.path_of(1, damaged));
+    fs::remove_dir_all(setup.meta().join("compacted")).unwrap();
+    commits(&daemon, &app, 10, 20 * SECOND).await;
+    pass(6 * MINUTE).await;
+    let status = daemon.db.status();
+    assert_eq!((status.problems_found, status.problems_healed), (1, 1), "{status:?}");
+    assert!(setup.level(9).len() == 2, "{:?}", setup.level(9));
+    let level_2 = setup.level(2);
+    assert!(level_2.iter().all(|&(min, max)| max < damaged.0 || min > damaged.1), "not merged: {level_2:?}");
+    assert!(level_2.last().unwrap().1 > damaged.1, "the level goes on: {level_2:?}");
+    setup.assert_restores("after the snapshot");
+    daemon.close().await;
+}
+
+/// The same with the local copy still there: the merge never sees the damage, and
+/// a damaged *copy* makes it read the store.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_local_copy_is_read_from_the_store_instead() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let options = StoreOptions { validation_interval: None, ..validating() };
+    let daemon = Daemon::start(&setup, options, PausedClock::new());
+    commits(&daemon, &app, 20, 10 * SECOND).await;
+    let copies: Vec<_> = fs::read_dir(setup.meta().join("compacted/1")).unwrap().map(|e| e.unwrap().path()).collect();
+    overwrite(&copies[0]);
+    pass(6 * MINUTE).await;
+    assert_eq!(daemon.meter.snapshot().get.count, 1, "that one file");
+    assert_eq!(daemon.db.status().compaction_errors, 0);
+    assert!(!setup.level(2).is_empty());
+    setup.assert_restores("after level 2");
+    daemon.close().await;
+}
+
+/// L17: the base is gone while nobody runs.
+#[tokio::test(start_paused = true)]
+async fn a_missing_base_is_made_again_at_start() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 100).unwrap();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    commits(&daemon, &app, 3, SECOND).await;
+    daemon.close().await;
+    fs::remove_dir_all(setup.replica().join("ltx/9")).unwrap();
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock);
+    daemon.db.sync().await.unwrap();
+    assert_eq!(setup.level(9).len(), 1);
+    setup.assert_restores("with a new base");
+    daemon.close().await;
+}
+
+/// Refuses files of level 9 while told to.
+struct NoSnapshots {
+    inner: Arc<FileClient>,
+    refuses: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl ReplicaClient for NoSnapshots {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn log_fields(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    async fn init(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
+        self.inner.list(level, seek, metadata).await
+    }
+
+    async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
+        self.inner.open(id, offset, len).await
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
+        if request.id.level == Level::SNAPSHOT && self.refuses.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Transient, "no snapshots today"));
+        }
+        self.inner.write(request).await
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        self.inner.delete(files).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.inner.list_objects(prefix).await
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        self.inner.open_object(key, offset, len).await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.inner.delete_all().await
+    }
+}
+
+/// L23: a snapshot that the store refuses blocks no checkpoint, and what could not
+/// be healed is visible until it is.
+#[tokio::test(start_paused = true)]
+async fn an_unhealed_problem_stays_visible() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let client = Arc::new(NoSnapshots { inner: setup.client(), refuses: AtomicBool::new(false) });
+    let daemon = Daemon::start_over(&setup, client.clone(), validating(), PausedClock::new());
+    commits(&daemon, &app, 10, 20 * SECOND).await;
+    client.refuses.store(true, Ordering::SeqCst);
+    fs::remove_dir_all(setup.replica().join("ltx/9")).unwrap();
+    pass(5 * MINUTE).await;
+    let status = daemon.db.status();
+    let problem = status.problem.expect("it is not healed");
+    assert!(!problem.text.is_empty());
+    assert_eq!((status.problems_found, status.problems_healed), (1, 0));
+    let note = litestream::replica_problem(&setup.meta()).unwrap().unwrap();
+    assert!(note.contains(&problem.text), "{note}");
+
+    client.refuses.store(false, Ordering::SeqCst);
+    pass(HOUR).await;
+    let status = daemon.db.status();
+    assert_eq!(status.problem, None);
+    assert_eq!((status.problems_found, status.problems_healed), (1, 1));
+    assert_eq!(litestream::replica_problem(&setup.meta()).unwrap(), None);
+    setup.assert_restores("once it is healed");
+    scenario::commit(&app, 50).unwrap();
+    daemon.db.sync().await.unwrap();
+    scenario::checkpoint(&app, scenario::CheckpointMode::Passive).unwrap();
+    daemon.close().await;
+}

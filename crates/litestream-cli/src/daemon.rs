@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use litestream::levels::Levels;
 use litestream::{CloseReport, DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
 use litestream_replica::restore::{NoProgress, RestoreOptions, restore};
@@ -46,6 +47,7 @@ pub(crate) struct Daemon<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Once {
     pub(crate) force_snapshot: bool,
+    pub(crate) enforce_retention: bool,
 }
 
 /// Why the wait ended, and what that means for the exit code.
@@ -75,14 +77,14 @@ impl Daemon<'_> {
                 return Err(Failure::new(message).code(signal.exit_code()).into());
             }
         };
-        let store = Arc::new(Store::new(self.store_options(), Arc::new(SystemClock)));
+        let store = Arc::new(Store::new(store_options(&self.config)?, Arc::new(SystemClock)));
         for (db, client) in &databases {
             self.add(&store, db, client)?;
         }
 
         let end = match self.once {
             Some(once) => tokio::select! {
-                result = store.once(once.force_snapshot) => End::Once(result.map_err(Into::into)),
+                result = run_once(&store, once) => End::Once(result.map_err(Into::into)),
                 signal = signals.next() => self.signalled(signal),
             },
             None => {
@@ -149,14 +151,6 @@ impl Daemon<'_> {
             Err(error) => return fail(format!("restore failed: {error}")),
         }
         Ok(())
-    }
-
-    fn store_options(&self) -> StoreOptions {
-        StoreOptions {
-            l0_retention: self.config.l0_retention.to_duration(),
-            shutdown_sync_timeout: self.config.shutdown_sync_timeout.to_duration(),
-            shutdown_sync_interval: self.config.shutdown_sync_interval.to_duration(),
-        }
     }
 
     fn add(&self, store: &Store, db: &DbConfig, client: &Arc<dyn ReplicaClient>) -> anyhow::Result<()> {
@@ -231,6 +225,36 @@ impl Daemon<'_> {
         tracing::info!(%signal, "signal received, litestream shutting down");
         End::Signal
     }
+}
+
+/// What applies to all databases alike.
+///
+/// # Errors
+/// Levels that cannot be; loading has refused those before.
+pub(crate) fn store_options(config: &Config) -> anyhow::Result<StoreOptions> {
+    Ok(StoreOptions {
+        levels: Levels::new(config.levels.iter().map(|interval| interval.to_duration()).collect())?,
+        snapshot_interval: config.snapshot.interval.to_duration(),
+        snapshot_retention: config.snapshot.retention.to_duration(),
+        l0_retention: config.l0_retention.to_duration(),
+        l0_retention_check_interval: config.l0_retention_check_interval.to_duration(),
+        retention_enabled: config.retention_enabled,
+        validation_interval: config
+            .validation_interval
+            .filter(|interval| interval.is_positive())
+            .map(GoDuration::to_duration),
+        verify_compaction: config.verify_compaction,
+        shutdown_sync_timeout: config.shutdown_sync_timeout.to_duration(),
+        shutdown_sync_interval: config.shutdown_sync_interval.to_duration(),
+    })
+}
+
+async fn run_once(store: &Store, once: Once) -> litestream::Result<()> {
+    store.once(once.force_snapshot).await?;
+    if once.enforce_retention {
+        store.enforce_retention().await?;
+    }
+    Ok(())
 }
 
 /// Refuses what would make two databases destroy each other's backups: one file

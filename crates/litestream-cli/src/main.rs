@@ -19,6 +19,7 @@ mod exec;
 mod failure;
 mod logging;
 mod output;
+mod retention;
 mod signals;
 mod source;
 mod units;

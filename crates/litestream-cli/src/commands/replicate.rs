@@ -13,10 +13,11 @@ use crate::commands::version::VERSION;
 use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, NO_EXPAND_ENV, runtime};
 use crate::config::model::Logging;
 use crate::config::{self, Config, Loaded, Surroundings};
-use crate::daemon::{Daemon, Once};
+use crate::daemon::{self, Daemon, Once};
 use crate::exec;
 use crate::failure::fail;
 use crate::logging::LogOptions;
+use crate::retention;
 
 pub(crate) const SPEC: CommandSpec = CommandSpec {
     name: "replicate",
@@ -54,7 +55,21 @@ command line arguments.",
             name: "enforce-retention",
             kind: FlagKind::Bool,
             value: "",
-            help: "Remove expired snapshots. Requires -once. Not available in this version\nyet.",
+            help: "Remove expired snapshots and what only they need. Requires -once.",
+            default: "",
+        },
+        &FlagSpec {
+            name: "dry-run",
+            kind: FlagKind::Bool,
+            value: "",
+            help: "Print what -enforce-retention would delete and why, and which snapshot\nstays as the base. Nothing is synced or deleted.",
+            default: "",
+        },
+        &FlagSpec {
+            name: "json",
+            kind: FlagKind::Bool,
+            value: "",
+            help: "Print the result of -dry-run as JSON.",
             default: "",
         },
         &FlagSpec {
@@ -79,6 +94,7 @@ command line arguments.",
         ("Replicate one database to S3.", "litestream replicate /path/to/db s3://mybucket/db"),
         ("Run a program beside replication.", "litestream replicate -exec 'myapp -addr :8080'"),
         ("Bring every replica up to date and exit.", "litestream replicate -once"),
+        ("See what retention would delete.", "litestream replicate -once -enforce-retention -dry-run"),
     ],
     hidden: false,
     run,
@@ -100,6 +116,14 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         for db in loaded.config.dbs.iter_mut().filter(|db| db.path.is_some()) {
             db.restore_if_db_not_exists = true;
         }
+    }
+
+    if arguments.is_set("dry-run") {
+        loaded.start_logging_on_stderr(&environment);
+        let options = daemon::store_options(&loaded.config)?;
+        let preview = retention::preview(&loaded.config, &options, &surroundings, arguments.is_set("json"));
+        runtime()?.block_on(preview)?;
+        return Ok(ExitCode::SUCCESS);
     }
 
     let log_options = LogOptions::new(&loaded.config.logging, arguments.non_empty("log-level"), &environment);
@@ -145,7 +169,7 @@ fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> anyhow::Resul
 
 fn once(arguments: &Arguments, config: &Config) -> anyhow::Result<Option<Once>> {
     if !arguments.is_set("once") {
-        for flag in ["force-snapshot", "enforce-retention"] {
+        for flag in ["force-snapshot", "enforce-retention", "dry-run", "json"] {
             if arguments.is_set(flag) {
                 return fail(format!("cannot specify -{flag} flag without -once"));
             }
@@ -155,10 +179,17 @@ fn once(arguments: &Arguments, config: &Config) -> anyhow::Result<Option<Once>> 
     if !config.exec.is_empty() {
         return fail("cannot specify -once flag with -exec");
     }
-    if arguments.is_set("enforce-retention") {
-        return fail("-enforce-retention is not supported yet");
+    let enforce_retention = arguments.is_set("enforce-retention");
+    if arguments.is_set("dry-run") && !enforce_retention {
+        return fail("cannot specify -dry-run flag without -enforce-retention");
     }
-    Ok(Some(Once { force_snapshot: arguments.is_set("force-snapshot") }))
+    if arguments.is_set("dry-run") && arguments.is_set("force-snapshot") {
+        return fail("cannot specify -dry-run flag with -force-snapshot");
+    }
+    if arguments.is_set("json") && !arguments.is_set("dry-run") {
+        return fail("cannot specify -json flag without -dry-run");
+    }
+    Ok(Some(Once { force_snapshot: arguments.is_set("force-snapshot"), enforce_retention }))
 }
 
 impl Config {

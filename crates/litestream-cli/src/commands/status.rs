@@ -29,6 +29,9 @@ Output columns:
   local txid    Latest local transaction ID
   wal size      Current WAL file size
 
+A problem with the replica that the daemon has found and not healed yet stands
+in a line behind the table (with -json: \"replica_problem\").
+
 Only local files are read. \"ok\" means that transactions have been captured; it
 does not mean that a daemon is running or that the replica has them.",
     examples: &[("", "litestream status"), ("", "litestream status /path/to/db"), ("", "litestream status -json")],
@@ -43,6 +46,9 @@ struct Row {
     status: &'static str,
     local_txid: String,
     wal_size: String,
+    /// What the daemon found to be wrong with the replica and has not healed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica_problem: Option<String>,
 }
 
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
@@ -65,11 +71,17 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     let text = if arguments.is_set("json") {
         json::format(&rows)?
     } else {
+        let problems: String = rows
+            .iter()
+            .filter_map(|row| {
+                Some(format!("{}: replica is being healed: {}\n", row.database, row.replica_problem.as_ref()?))
+            })
+            .collect();
         let rows: Vec<_> = rows
             .into_iter()
             .map(|row| vec![row.database, row.status.to_owned(), row.local_txid, row.wal_size])
             .collect();
-        table::format(&["database", "status", "local txid", "wal size"], &rows)
+        table::format(&["database", "status", "local txid", "wal size"], &rows) + &problems
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -84,7 +96,9 @@ impl Row {
 
     fn of(db: &Path, meta: &Path) -> Self {
         let database = db.display().to_string();
-        let row = |status, local_txid: String, wal_size: String| Self { database, status, local_txid, wal_size };
+        // Whoever cannot read the state directory sees that from the status.
+        let replica_problem = litestream::replica_problem(meta).unwrap_or_default();
+        let row = |status, local_txid, wal_size| Self { database, status, local_txid, wal_size, replica_problem };
         let absent = || "-".to_owned();
         if !db.exists() {
             return row("no database", absent(), absent());

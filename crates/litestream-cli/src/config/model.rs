@@ -341,11 +341,7 @@ impl Config {
         self.replica.read_age(&section, problems);
         self.read_dbs(&section, problems);
         section.report_unknown_keys("", problems);
-        let given = INACTIVE_KEYS.into_iter().filter(|(key, _)| is_given(&section, key));
-        self.inactive_keys = given.map(|(_, shown)| shown).collect();
-        if self.dbs.iter().any(|db| db.snapshot != Snapshot::default()) {
-            self.inactive_keys.push("dbs[].snapshot");
-        }
+        self.inactive_keys = INACTIVE_KEYS.into_iter().filter(|key| is_given(&section, key)).collect();
         explicit
     }
 
@@ -432,23 +428,8 @@ impl DbConfig {
     }
 }
 
-/// Keys that are read and checked, but that nothing in this version acts upon,
-/// and what they are called in the warning that says so.
-const INACTIVE_KEYS: [(&str, &str); 12] = [
-    ("addr", "addr"),
-    ("mcp-addr", "mcp-addr"),
-    ("socket", "socket"),
-    ("levels", "levels"),
-    ("snapshot", "snapshot"),
-    // Local files follow it.
-    ("l0-retention", "l0-retention (in the replica)"),
-    ("l0-retention-check-interval", "l0-retention-check-interval"),
-    ("retention", "retention"),
-    ("validation", "validation"),
-    ("verify-compaction", "verify-compaction"),
-    ("heartbeat-url", "heartbeat-url"),
-    ("heartbeat-interval", "heartbeat-interval"),
-];
+/// Keys that are read and checked, but that nothing in this version acts upon.
+const INACTIVE_KEYS: [&str; 5] = ["addr", "mcp-addr", "socket", "heartbeat-url", "heartbeat-interval"];
 
 fn is_given(section: &Section<'_>, key: &'static str) -> bool {
     section.node(key).is_some_and(|node| !node.is_null())

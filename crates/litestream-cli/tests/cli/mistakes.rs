@@ -96,7 +96,12 @@ fn replicate_checks_its_arguments_before_it_starts() {
         (&["-once", "-config", &config], "cannot specify -once flag with -exec"),
         (&["-force-snapshot", "-config", &plain], "cannot specify -force-snapshot flag without -once"),
         (&["-enforce-retention", "-config", &plain], "cannot specify -enforce-retention flag without -once"),
-        (&["-once", "-enforce-retention", "-config", &plain], "-enforce-retention is not supported yet"),
+        (
+            &["-enforce-retention", "-dry-run", "-config", &plain],
+            "cannot specify -enforce-retention flag without -once",
+        ),
+        (&["-once", "-dry-run", "-config", &plain], "cannot specify -dry-run flag without -enforce-retention"),
+        (&["-once", "-json", "-config", &plain], "cannot specify -json flag without -dry-run"),
         (&["a.db", "file:///r", "file:///q"], "multiple replicas on a single database are no longer supported"),
         (&["a.db", "/some/path"], "replica url scheme required: /some/path"),
         (&["-exec", "  ", "a.db", "file:///r"], "cannot parse exec command: the command is empty"),

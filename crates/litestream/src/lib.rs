@@ -8,7 +8,6 @@ mod agenda;
 mod capture;
 mod chunks;
 pub mod compaction;
-#[allow(dead_code, reason = "scratch files are for jobs with many remote inputs")]
 mod compactor;
 mod continuity;
 mod db;

@@ -1,5 +1,5 @@
 //! `litestream replicate`: arguments, configuration and the start-up lines. What
-//! happens then is [`daemon`](crate::daemon)'s business.
+//! happens then is [`daemon`]'s business.
 //!
 //! Spec: cli §3.1.
 

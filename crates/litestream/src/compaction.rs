@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use litestream_replica::{FileId, FileInfo, Inventory, Level};
 use ltx::Txid;
 
-use crate::hole::{Hole, images};
+use crate::hole::{Hole, images, is_readable};
 use crate::levels::{after, is_served, next_boundary};
 
 /// What to do about a level.
@@ -53,6 +53,9 @@ pub enum Choice {
 
 /// What `level` (1 to 8) takes from the levels below at `now`.
 ///
+/// A file that was lost from the middle of the level is made again first, early
+/// or not.
+///
 /// While there is a backlog of several intervals, one file is made for each of
 /// them, as if the level had been served all the time; such files are not too
 /// early for one another.
@@ -60,6 +63,9 @@ pub fn choose(inventory: &Inventory, level: Level, interval: Duration, now: Time
     let Some(below) = level.get().checked_sub(1).filter(|_| level != Level::SNAPSHOT).and_then(Level::new) else {
         return Choice::Nothing;
     };
+    if let Some(repair) = repair(inventory, level, below) {
+        return repair;
+    }
     let newest = inventory.level(level).iter().max_by_key(|file| file.id.max);
     if newest.is_some_and(|newest| is_served(newest.created_at, now, interval)) {
         return Choice::TooEarly { until: next_boundary(now, interval) };
@@ -69,14 +75,10 @@ pub fn choose(inventory: &Inventory, level: Level, interval: Duration, now: Time
     if newest.is_none() {
         reached = source.skip_base(inventory);
     }
-    let mut inputs = source.run(reached);
-    if inputs.is_empty() {
-        match source.bridge(inventory, reached) {
-            Bridge::NotNeeded => return Choice::Nothing,
-            Bridge::To(bridged) => inputs = source.run(bridged),
-            Bridge::Missing(missing) => return Choice::Blocked { missing },
-        }
-    }
+    let mut inputs = match source.onward(inventory, reached) {
+        Ok(inputs) => inputs,
+        Err(missing) => return Choice::Blocked { missing },
+    };
     cut(&mut inputs, interval, now);
     match (inputs.first(), inputs.last()) {
         (Some(first), Some(last)) => {
@@ -85,6 +87,30 @@ pub fn choose(inventory: &Inventory, level: Level, interval: Duration, now: Time
         }
         _ => Choice::Nothing,
     }
+}
+
+/// Makes a file of `level` again that was lost from between two others, as far as
+/// the levels below still have what was in it.
+fn repair(inventory: &Inventory, level: Level, below: Level) -> Option<Choice> {
+    let files = inventory.level(level);
+    let mut source = Source::new(inventory, below);
+    let mut reached = files.first()?.id.max;
+    for file in files.iter().skip(1) {
+        if file.id.min > reached.next() {
+            let mut inputs = source.onward(inventory, reached).unwrap_or_default();
+            let count =
+                inputs.iter().take_while(|input| input.id.min < file.id.min && input.id.max < file.id.max).count();
+            inputs.truncate(count);
+            if let (Some(first), Some(last)) = (inputs.first(), inputs.last()) {
+                let into = FileId { level, min: first.id.min, max: last.id.max };
+                return Some(Choice::Merge { inputs, into });
+            }
+            // The walk has gone on; later gaps are looked at from where it stands.
+            source = Source::new(inventory, below);
+        }
+        reached = reached.max(file.id.max);
+    }
+    None
 }
 
 /// Whether a snapshot is due: none since the last boundary, and something new
@@ -107,16 +133,6 @@ struct Source<'a> {
     fillers: Vec<Walk<'a>>,
 }
 
-/// What lies between a level's end and the next file of its source.
-enum Bridge {
-    /// There is no next file.
-    NotNeeded,
-    /// Other files reach this TXID, and the source goes on from there.
-    To(Txid),
-    /// Nothing holds these transactions.
-    Missing(Hole),
-}
-
 impl<'a> Source<'a> {
     fn new(inventory: &'a Inventory, level: Level) -> Self {
         let fillers = Level::all().take_while(|lower| *lower < level).map(|lower| Walk::new(inventory.level(lower)));
@@ -124,11 +140,12 @@ impl<'a> Source<'a> {
     }
 
     /// Where a level that is still empty starts: behind the file that holds the
-    /// whole database, if level 9 has that file's content too.
+    /// whole database, at whichever level it is, if an image lies as high or
+    /// above it.
     fn skip_base(&mut self, inventory: &Inventory) -> Txid {
         let mut reached = Txid::NONE;
         let imaged = images(inventory).next_back().map_or(Txid::NONE, |image| image.id.max);
-        while let Some(file) = self.below.candidate(reached)
+        while let Some(file) = self.next(reached)
             && file.id.min == Txid::FIRST
             && file.id.max <= imaged
         {
@@ -159,31 +176,33 @@ impl<'a> Source<'a> {
         self.fillers.iter_mut().filter_map(|walk| walk.candidate(reached)).max_by_key(reach)
     }
 
-    /// Looks for the nearest place behind `reached` from which the source goes
-    /// on, and which files of other levels, or an image, lead to.
-    fn bridge(&mut self, inventory: &Inventory, mut reached: Txid) -> Bridge {
-        let is_image = |file: &FileInfo| file.id.level == Level::SNAPSHOT && file.id.min == Txid::FIRST;
-        let mut others: Vec<&FileInfo> = inventory
-            .files()
-            .iter()
-            .filter(|file| file.id.level != self.level && file.id.max > reached)
-            .filter(|file| file.id.level != Level::SNAPSHOT || is_image(file))
-            .collect();
-        others.sort_by_key(|file| file.id.max);
-        for file in others {
-            if self.below.beyond(reached).is_none() {
-                return Bridge::NotNeeded;
+    /// The next files for a level that ends at `reached`: those that continue it,
+    /// else those behind the nearest hole that other files bridge. Empty at the
+    /// end of the source.
+    ///
+    /// # Errors
+    /// What is missing, when nothing bridges it.
+    fn onward(&mut self, inventory: &Inventory, mut reached: Txid) -> Result<Vec<FileInfo>, Hole> {
+        let inputs = self.run(reached);
+        if !inputs.is_empty() || self.below.beyond(reached).is_none() {
+            return Ok(inputs);
+        }
+        let others = inventory.files().iter().filter(|file| file.id.level != self.level);
+        let mut bridges: Vec<&FileInfo> = others.filter(|file| file.id.max > reached && is_readable(file)).collect();
+        bridges.sort_by_key(|file| file.id.max);
+        for bridge in bridges {
+            if bridge.id.min > reached.next() {
+                continue;
             }
-            if file.id.max > reached && file.id.min <= reached.next() {
-                reached = file.id.max;
-                if self.below.candidate(reached).is_some() {
-                    return Bridge::To(reached);
-                }
+            reached = bridge.id.max;
+            let inputs = self.run(reached);
+            if !inputs.is_empty() || self.below.beyond(reached).is_none() {
+                return Ok(inputs);
             }
         }
         match self.below.beyond(reached) {
-            Some(next) => Bridge::Missing(Hole { first: reached.next(), last: next.id.min.previous() }),
-            None => Bridge::NotNeeded,
+            Some(next) => Err(Hole { first: reached.next(), last: next.id.min.previous() }),
+            None => Ok(Vec::new()),
         }
     }
 }

@@ -51,8 +51,12 @@ pub fn missing(inventory: &Inventory) -> Vec<Hole> {
     holes
 }
 
-/// The images of level 9, oldest first. A file there that does not start at
-/// TXID 1 is none.
+/// The images of level 9, oldest first.
 pub(crate) fn images(inventory: &Inventory) -> impl DoubleEndedIterator<Item = &FileInfo> {
-    inventory.level(Level::SNAPSHOT).iter().filter(|file| file.id.min == Txid::FIRST)
+    inventory.level(Level::SNAPSHOT).iter().filter(|file| is_readable(file))
+}
+
+/// Whether a restore can make use of a file: at level 9 it must start at TXID 1.
+pub(crate) fn is_readable(file: &FileInfo) -> bool {
+    file.id.level != Level::SNAPSHOT || file.id.min == Txid::FIRST
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use litestream_replica::{FileId, FileInfo, Inventory, Level};
 
-use crate::hole::images;
+use crate::hole::is_readable;
 
 /// Two neighbours that do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,20 +53,16 @@ impl Problem {
         if self.kind != ProblemKind::Gap {
             return false;
         }
-        let wanted = self.next.min.previous();
-        if images(inventory).any(|image| image.id.max >= wanted) {
-            return true;
-        }
-        let mut files: Vec<&FileInfo> =
-            inventory.files().iter().filter(|file| file.id.level != Level::SNAPSHOT).collect();
-        files.sort_by_key(|file| file.id.min);
+        let others = inventory.files().iter().filter(|file| file.id != self.next && is_readable(file));
+        let mut files: Vec<&FileInfo> = others.filter(|file| file.id.max > self.prev.max).collect();
+        files.sort_by_key(|file| file.id.max);
         let mut reached = self.prev.max;
         for file in files {
             if file.id.min <= reached.next() {
-                reached = reached.max(file.id.max);
+                reached = file.id.max;
             }
         }
-        reached >= wanted
+        reached.next() >= self.next.min
     }
 }
 

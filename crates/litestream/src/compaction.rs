@@ -261,3 +261,6 @@ fn cut(inputs: &mut Vec<FileInfo>, interval: Duration, now: Timestamp) {
 
 /// Each input of a merge takes a read buffer and a page of memory.
 const MAX_INPUTS: usize = 256;
+
+#[cfg(test)]
+mod tests;

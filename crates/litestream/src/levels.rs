@@ -112,3 +112,69 @@ fn from_nanos(nanos: i128) -> Timestamp {
 const MAX_LEVELS: usize = 8;
 /// From 0001-01-01T00:00:00Z to 1970-01-01T00:00:00Z: 719,162 days.
 const EPOCH_NANOS: i128 = 719_162 * 86_400 * 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    const fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn defaults_are_thirty_seconds_five_minutes_one_hour() {
+        let levels: Vec<_> = Levels::default().iter().map(|(level, interval)| (level.get(), interval)).collect();
+        assert_eq!(levels, [(1, seconds(30)), (2, seconds(300)), (3, seconds(3600))]);
+        assert_eq!(Levels::default().interval(Level::L0), None);
+        assert_eq!(Levels::default().interval(Level::SNAPSHOT), None);
+    }
+
+    #[test]
+    fn no_levels_and_eight_levels_are_fine() {
+        assert!(Levels::new(Vec::new()).unwrap().is_empty());
+        let eight = Levels::new(vec![seconds(1); 8]).unwrap();
+        assert_eq!(eight.iter().last().map(|(level, _)| level.get()), Some(8));
+    }
+
+    #[test]
+    fn refusals_are_in_upstreams_words() {
+        let text = |intervals| Levels::new(intervals).unwrap_err().to_string();
+        assert_eq!(text(vec![seconds(1); 9]), "compaction level cannot exceed 8");
+        assert_eq!(
+            text(vec![Duration::ZERO]),
+            "levels[0].interval: compaction interval must be greater than 0 (got 0s)"
+        );
+    }
+
+    #[test]
+    fn a_week_begins_on_monday() {
+        let week = seconds(168 * 3600);
+        let sunday = at("2026-11-22T19:17:58Z");
+        assert_eq!(previous_boundary(sunday, week), at("2026-11-16T00:00:00Z"));
+        assert_eq!(next_boundary(sunday, week), at("2026-11-23T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_boundary_is_its_own_previous_one() {
+        let boundary = at("2026-11-22T12:00:30Z");
+        assert_eq!(previous_boundary(boundary, seconds(30)), boundary);
+        assert_eq!(next_boundary(boundary, seconds(30)), at("2026-11-22T12:01:00Z"));
+        assert_eq!(previous_boundary(at("2026-11-22T12:00:59.999Z"), seconds(30)), boundary);
+    }
+
+    #[test]
+    fn the_ends_of_time_do_not_overflow() {
+        for moment in [Timestamp::MIN, Timestamp::MAX] {
+            for interval in [Duration::ZERO, Duration::from_nanos(1), seconds(30), Duration::MAX] {
+                let (previous, next) = (previous_boundary(moment, interval), next_boundary(moment, interval));
+                assert!(previous <= moment && next >= moment, "{moment} {interval:?}");
+            }
+        }
+        assert_eq!(before(Timestamp::MIN, seconds(1)), Timestamp::MIN);
+        assert_eq!(after(Timestamp::MAX, Duration::MAX), Timestamp::MAX);
+    }
+}

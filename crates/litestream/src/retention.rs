@@ -131,7 +131,7 @@ pub fn expired_l0(inventory: &Inventory, now: Timestamp, policy: &Policy) -> Vec
         if let Some(into) = merged.containing(file.id.min, file.id.max) {
             return Some(Reason::Merged { into });
         }
-        same_image(inventory, file).map(|image| Reason::Imaged { image })
+        same_image(inventory, file, limit).map(|image| Reason::Imaged { image })
     };
     let old = inventory.level(Level::L0).iter().filter(|file| file.created_at <= limit);
     let deletions = old.filter_map(|file| Some(Deletion { file: *file, reason: reason(file)? })).collect();
@@ -215,13 +215,13 @@ fn window_base(inventory: &Inventory, start: Timestamp, now: Timestamp) -> Optio
     base
 }
 
-/// The image with the very content of `file`, made soon enough after it to stand
-/// for its moment as well.
-fn same_image(inventory: &Inventory, file: &FileInfo) -> Option<FileId> {
+/// The image with the very content of `file`, older than `limit` like it, and
+/// made soon enough after it to stand for its moment as well.
+fn same_image(inventory: &Inventory, file: &FileInfo, limit: Timestamp) -> Option<FileId> {
     if file.id.min != Txid::FIRST {
         return None;
     }
-    let latest = after(file.created_at, MAX_IMAGE_DELAY);
+    let latest = after(file.created_at, MAX_IMAGE_DELAY).min(limit);
     images(inventory).find(|image| image.id.max == file.id.max && image.created_at <= latest).map(|image| image.id)
 }
 
@@ -275,3 +275,6 @@ const MAX_GRACE: Duration = Duration::from_secs(60 * 60);
 /// The default interval of level 1, hence the granularity the file would have
 /// had there.
 const MAX_IMAGE_DELAY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,53 @@ pub fn check_level(files: &[FileInfo]) -> Vec<Problem> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use ltx::Txid;
+
+    use super::*;
+
+    fn file(level: u8, min: u64, max: u64) -> FileInfo {
+        let id = FileId { level: Level::new(level).unwrap(), min: Txid::new(min), max: Txid::new(max) };
+        FileInfo { id, size: 100, created_at: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn problems_are_in_upstreams_words() {
+        let texts = |files: &[FileInfo]| check_level(files).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            texts(&[file(1, 1, 8), file(1, 10, 12)]),
+            [
+                "TXID gap detected: prev.MaxTXID=0000000000000008, next.MinTXID=000000000000000a (expected 0000000000000009)"
+            ]
+        );
+        assert_eq!(
+            texts(&[file(1, 1, 8), file(1, 8, 12)]),
+            ["TXID overlap detected: prev.MaxTXID=0000000000000008, next.MinTXID=0000000000000008"]
+        );
+        assert_eq!(texts(&[file(1, 2, 8), file(1, 9, 9), file(1, 10, 11)]), [""; 0]);
+    }
+
+    #[test]
+    fn every_problem_is_reported() {
+        let problems = check_level(&[file(2, 1, 3), file(2, 5, 8), file(2, 8, 9), file(2, 4, 4)]);
+        let kinds: Vec<_> = problems.iter().map(|problem| problem.kind.name()).collect();
+        assert_eq!(kinds, ["gap", "overlap", "unsorted"]);
+        assert_eq!(problems[0].level().get(), 2);
+    }
+
+    #[test]
+    fn a_gap_is_bridged_by_images_and_other_levels() {
+        let level = [file(1, 1, 8), file(1, 13, 20)];
+        let problem = check_level(&level)[0];
+        let is_bridged = |others: &[FileInfo]| problem.is_bridged(&Inventory::new(level.iter().chain(others).copied()));
+        assert!(!is_bridged(&[]));
+        assert!(is_bridged(&[file(9, 1, 12)]));
+        assert!(is_bridged(&[file(9, 1, 10), file(0, 11, 11), file(0, 12, 12)]));
+        assert!(is_bridged(&[file(2, 7, 10), file(0, 11, 11), file(0, 12, 12)]));
+        assert!(!is_bridged(&[file(9, 1, 10), file(0, 12, 12)]));
+        assert!(!is_bridged(&[file(9, 9, 12)]), "a file at level 9 that is no image");
+    }
+}

@@ -87,6 +87,7 @@ pub fn nothing_promised_is_lost(site: &mut Site, before: &Inventory) {
             assert!(is >= least, "{moment} gave {was} and gives {is} after a retention pass; {least} was promised");
         }
         site.checked += 1;
+        site.tally.moments += 1;
     }
 }
 
@@ -97,6 +98,7 @@ fn may_be_thinned(file: &FileInfo, inventory: &Inventory, limit: Timestamp) -> b
         other.id.level == Level::SNAPSHOT
             && file.id.min == Txid::FIRST
             && other.id.max == file.id.max
+            && other.created_at <= limit
             && other.created_at <= file.created_at + SignedDuration::from_secs(30)
     };
     file.id.level == Level::L0

@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use litestream::compaction::{Choice, choose, snapshot_due};
 use litestream::hole::missing;
 use litestream::levels::Levels;
-use litestream::retention::{Deletion, Policy, expired, expired_history, expired_l0, expired_local};
+use litestream::retention::{Deletion, Policy, Reason, expired, expired_history, expired_l0, expired_local};
 use litestream_replica::clock::{Clock, ManualClock};
 use litestream_replica::{FileId, FileInfo, Inventory, Level, Target};
 use ltx::Txid;
 
 use crate::facts;
+use crate::files;
 use crate::model::{Content, Database};
 
 /// Everything of one case.
@@ -37,12 +38,74 @@ pub struct Site {
     /// A file of the replica was lost, or a clock jumped: what is promised about
     /// undisturbed histories does not hold any more.
     pub is_disturbed: bool,
+    /// The story so far, when somebody wants to read it.
     pub trace: Option<String>,
+    /// Questions asked.
     pub checked: u64,
+    pub tally: Tally,
+    /// The real files of the replica, when there are any.
+    pub files: Option<HashMap<FileId, Vec<u8>>>,
+}
+
+/// How often the interesting things happened: a test that never meets them proves
+/// nothing.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub merges: u64,
+    pub merges_above_a_hole: u64,
+    pub merges_in_the_middle: u64,
+    pub blocked: u64,
+    pub healed_from_local: u64,
+    pub interrupted: u64,
+    pub merged: u64,
+    pub imaged: u64,
+    pub superseded: u64,
+    pub before_window: u64,
+    pub moments: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.all_mut().into_iter().zip(other.all()) {
+            *sum += count;
+        }
+    }
+
+    pub fn all(&self) -> [u64; 11] {
+        [
+            self.merges,
+            self.merges_above_a_hole,
+            self.merges_in_the_middle,
+            self.blocked,
+            self.healed_from_local,
+            self.interrupted,
+            self.merged,
+            self.imaged,
+            self.superseded,
+            self.before_window,
+            self.moments,
+        ]
+    }
+
+    fn all_mut(&mut self) -> [&mut u64; 11] {
+        [
+            &mut self.merges,
+            &mut self.merges_above_a_hole,
+            &mut self.merges_in_the_middle,
+            &mut self.blocked,
+            &mut self.healed_from_local,
+            &mut self.interrupted,
+            &mut self.merged,
+            &mut self.imaged,
+            &mut self.superseded,
+            &mut self.before_window,
+            &mut self.moments,
+        ]
+    }
 }
 
 impl Site {
-    pub fn new(seed: u64, is_traced: bool) -> Self {
+    pub fn new(seed: u64, is_traced: bool, with_files: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let seconds = |rng: &mut Rng, choices: &[u64]| Duration::from_secs(choices[rng.usize(0..choices.len())]);
         let snapshot_interval = seconds(&mut rng, &[40, 120, 400]);
@@ -67,6 +130,8 @@ impl Site {
             is_disturbed: false,
             trace: is_traced.then(String::new),
             checked: 0,
+            tally: Tally::default(),
+            files: with_files.then(HashMap::new),
             rng,
         };
         site.note(|site| format!("{:?} {:?} snapshots {:?}", site.levels, site.policy, site.snapshot_interval));
@@ -152,6 +217,9 @@ impl Site {
         if id.min == Txid::FIRST {
             assert_eq!(Content::restore(&[&content]), self.db.at(txid), "{id} starts at TXID 1, so it is an image");
         }
+        if let Some(files) = &mut self.files {
+            files.entry(id).or_insert_with(|| files::encode(&content, id, created_at));
+        }
         self.remote.insert(FileInfo { id, size: 200, created_at });
         self.contents.insert(id, content);
     }
@@ -172,6 +240,7 @@ impl Site {
             for txid in hole.txids() {
                 if let Some((content, created)) = self.local.get(&txid.get()).cloned() {
                     self.note(|_| format!("heal {txid}"));
+                    self.tally.healed_from_local += 1;
                     self.put(id(0, txid.get(), txid.get()), content, created);
                 }
             }
@@ -200,38 +269,56 @@ impl Site {
             self.snapshot();
         }
         let deletions = expired_history(&self.remote, self.now(), &self.policy);
-        self.retain(deletions);
+        self.retain(&deletions, false);
     }
 
     pub fn l0_pass(&mut self) {
         let deletions = expired_l0(&self.remote, self.now(), &self.policy);
-        self.retain(deletions);
+        self.retain(&deletions, false);
     }
 
     pub fn whole_retention_pass(&mut self) {
         let deletions = expired(&self.remote, self.now(), &self.policy);
-        self.retain(deletions);
-        if self.rng.u32(0..8) == 0 {
-            let again = expired(&self.remote, self.now(), &self.policy);
-            let complete = expired(&self.remote, self.now(), &self.policy);
-            assert_eq!(again, complete, "a decision depends on what is there alone");
-        }
+        self.retain(&deletions, true);
     }
 
     /// Deletes, sometimes only the first few, and checks what is left.
-    fn retain(&mut self, deletions: Vec<Deletion>) {
+    fn retain(&mut self, deletions: &[Deletion], is_whole_pass: bool) {
         if deletions.is_empty() {
             return;
         }
         assert!(self.policy.enabled, "retention is switched off");
-        facts::deletions_are_distinct_and_there(self, &deletions);
+        facts::deletions_are_distinct_and_there(self, deletions);
         let before = self.remote.clone();
         let count = if self.rng.u32(0..5) == 0 { self.rng.usize(0..deletions.len()) } else { deletions.len() };
+        self.tally.interrupted += u64::from(count < deletions.len());
         for deletion in &deletions[..count] {
+            *match deletion.reason {
+                Reason::Merged { .. } => &mut self.tally.merged,
+                Reason::Imaged { .. } => &mut self.tally.imaged,
+                Reason::Superseded { .. } => &mut self.tally.superseded,
+                Reason::BeforeWindow { .. } => &mut self.tally.before_window,
+            } += 1;
             self.note(|_| format!("delete {}: {}", deletion.file.id, deletion.reason));
             self.delete(deletion.file.id);
         }
         facts::nothing_promised_is_lost(self, &before);
+        if count == deletions.len() && is_whole_pass {
+            let again = expired(&self.remote, self.now(), &self.policy);
+            assert_eq!(again, [], "a pass leaves nothing for another at the same moment");
+        }
+    }
+
+    /// Snapshot, retention and local files, without questions: for long histories.
+    pub fn keep_house(&mut self) {
+        let position = Txid::new(self.db.txid());
+        if snapshot_due(&self.remote, self.snapshot_interval, self.now(), position) {
+            self.snapshot();
+        }
+        for deletion in expired(&self.remote, self.now(), &self.policy) {
+            self.delete(deletion.file.id);
+        }
+        self.prune_local();
     }
 
     pub fn prune_local(&mut self) {
@@ -261,6 +348,7 @@ impl Site {
                     Choice::Merge { inputs, into } => self.merge(&inputs, into),
                     Choice::Blocked { missing } => {
                         facts::is_missing(self, level, missing);
+                        self.tally.blocked += 1;
                         if self.rng.bool() {
                             self.is_disturbed = true;
                             break;
@@ -286,6 +374,14 @@ impl Site {
         // The moment of the last transaction, not of the merge.
         let created_at = inputs.last().unwrap().created_at;
         self.note(|_| format!("merge {} files into {into}", inputs.len()));
+        let newest = self.remote.level(into.level).iter().map(|file| file.id.max).max();
+        self.tally.merges += 1;
+        self.tally.merges_above_a_hole += u64::from(newest.is_some_and(|newest| into.min > newest.next()));
+        self.tally.merges_in_the_middle += u64::from(newest.is_some_and(|newest| into.max < newest));
+        if let Some(files) = &mut self.files {
+            let merged = files::merge(inputs.iter().map(|file| files[&file.id].as_slice()).collect(), into, created_at);
+            files.insert(into, merged);
+        }
         let before = self.remote.clone();
         self.put(into, content, created_at);
         facts::new_file_is_usable(self, &before, into);

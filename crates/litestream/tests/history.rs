@@ -32,14 +32,15 @@ use ltx::Txid;
 
 use site::{Site, Tally};
 
-/// Histories of one run; each asks some dozens of questions.
-const HISTORIES: u64 = 100_000;
+/// Histories of one run, unless `LITESTREAM_TEST_HISTORIES` says otherwise; each
+/// asks some sixteen questions.
+const HISTORIES: u64 = 30_000;
 
 /// Histories with real files.
 const REAL_HISTORIES: u64 = 16;
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the seed of a failure comes from the environment")]
+#[allow(clippy::disallowed_methods, reason = "a seed to repeat, and how much to try, come from the environment")]
 fn whatever_happens_what_was_promised_can_be_restored() {
     if let Ok(seed) = std::env::var("LITESTREAM_TEST_SEED") {
         let mut site = Site::new(seed.parse().unwrap(), true, false);
@@ -50,17 +51,18 @@ fn whatever_happens_what_was_promised_can_be_restored() {
         }
         return;
     }
+    let count = std::env::var("LITESTREAM_TEST_HISTORIES").map_or(HISTORIES, |count| count.parse().unwrap());
     let first = fastrand::u64(..);
     let mut checked = 0;
     let mut tally = Tally::default();
-    for seed in (0..HISTORIES).map(|index| first.wrapping_add(index)) {
+    for seed in (0..count).map(|index| first.wrapping_add(index)) {
         let _told = TellSeed(seed);
         let mut site = Site::new(seed, false, false);
         live(&mut site);
         checked += site.checked;
         tally.add(&site.tally);
     }
-    println!("{HISTORIES} histories from seed {first}, {checked} questions");
+    println!("{count} histories from seed {first}, {checked} questions");
     println!("{tally:?}");
     assert!(checked >= 100_000);
     assert!(tally.all().iter().all(|count| *count >= 50), "something was hardly tried: {tally:?}");

@@ -88,6 +88,8 @@ fn a_hole_at_the_end_of_the_level_is_named() {
     let files = [vec![file(1, 1, 4, 4)], singles(7..=8)].concat();
     assert_eq!(choice(&files, 1, 30), "missing 5-6");
     assert_eq!(choice(&singles(3..=4), 1, 30), "missing 1-2", "a history without its beginning");
+    let above = [vec![file(2, 1, 4, 4), file(1, 9, 12, 12)], singles(9..=12)].concat();
+    assert_eq!(choice(&above, 2, 30), "missing 5-8", "files behind the hole do not bridge it");
 }
 
 #[test]

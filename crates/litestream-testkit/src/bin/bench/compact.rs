@@ -32,8 +32,8 @@ const ROWS_PER_DELTA: usize = 500;
 
 /// Adds the rows of this scenario.
 pub(crate) fn run(stage: &Stage, report: &mut Report) -> Result<()> {
-    let scene = Scene::prepare(stage)?;
     let merge = Program::new(build_example("ltx", "merge")?);
+    let scene = Scene::prepare(stage)?;
     for round in 0..stage.rounds {
         for tool in Stage::order(round) {
             settle();

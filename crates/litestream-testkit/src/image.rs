@@ -186,21 +186,21 @@ pub fn checkpointed_copy(db: &Path, output: &Path) -> Result<()> {
 }
 
 /// Private copies of a database and its WAL; removed when dropped.
-struct Copy {
+pub(crate) struct Copy {
     dir: tempfile::TempDir,
 }
 
 impl Copy {
-    fn db(&self) -> PathBuf {
+    pub(crate) fn db(&self) -> PathBuf {
         self.dir.path().join("db")
     }
 
-    fn wal(&self) -> PathBuf {
+    pub(crate) fn wal(&self) -> PathBuf {
         self.dir.path().join("db-wal")
     }
 }
 
-fn quiet_copy(db: &Path) -> Result<Copy> {
+pub(crate) fn quiet_copy(db: &Path) -> Result<Copy> {
     let copy = Copy { dir: tempfile::tempdir()? };
     let wal = sidecar(db, "-wal");
     let wal_after = copy.dir.path().join("wal-after");
@@ -249,8 +249,10 @@ fn page_size_of(main: &[u8]) -> Option<usize> {
 
 /// Committed content of a WAL.
 #[derive(Default)]
-struct Wal<'a> {
+pub(crate) struct Wal<'a> {
     page_size: Option<usize>,
+    /// Bytes up to the end of the last commit.
+    pub(crate) committed_len: usize,
     /// Database size in pages after the last commit.
     commit: Option<usize>,
     /// Newest committed version of each page, by page number.
@@ -260,7 +262,7 @@ struct Wal<'a> {
 impl<'a> Wal<'a> {
     /// Reads frames up to the first that fails its salt or checksum; what follows
     /// the last commit does not count.
-    fn parse(bytes: &'a [u8]) -> Self {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Self {
         Self::try_parse(bytes).unwrap_or_default()
     }
 
@@ -281,7 +283,7 @@ impl<'a> Wal<'a> {
         }
         let mut wal = Wal { page_size: Some(page_size), ..Wal::default() };
         let mut open_pages = BTreeMap::new();
-        for frame in bytes.get(32..)?.chunks_exact(24 + page_size) {
+        for (number, frame) in bytes.get(32..)?.chunks_exact(24 + page_size).enumerate() {
             let (head, data) = frame.split_at(24);
             sum = checksum(sum, head.get(..8)?, big_endian);
             sum = checksum(sum, data, big_endian);
@@ -295,6 +297,7 @@ impl<'a> Wal<'a> {
             if commit != 0 {
                 wal.pages.append(&mut open_pages);
                 wal.commit = Some(commit);
+                wal.committed_len = 32 + (number + 1) * (24 + page_size);
             }
         }
         Some(wal)

@@ -9,6 +9,7 @@
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
+//! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
 //! - [`soak`] – all of it together, with mishaps, for hours if need be
 //! - [`usage`] – what a run of a binary costs
 //! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
@@ -32,5 +33,6 @@ pub mod soak;
 pub mod spawn;
 pub mod upstream;
 pub mod usage;
+pub mod v3_backup;
 pub mod workload;
 mod writer;

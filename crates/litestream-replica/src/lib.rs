@@ -4,6 +4,8 @@
 //! [`ReplicaClient`] is the one door to a store; each backend lives in a module
 //! of its own and passes the one contract suite in `tests/contract.rs`.
 //!
+//! Backups of Litestream 0.3 beside those files are read by [`v3`].
+//!
 //! ```
 //! use litestream_replica::{ClientContext, ReplicaUrl};
 //!
@@ -33,6 +35,7 @@ pub mod retry;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod url;
+pub mod v3;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ObjectInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};

@@ -12,7 +12,47 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use crate::{ByteStream, Error, ErrorKind, FileId, ReplicaClient, Result};
+use crate::{ByteStream, Error, ErrorKind, FileId, FileInfo, ReplicaClient, Result};
+
+/// What a store holds and a listing gave the size of.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// An LTX file.
+    File(FileId),
+    /// An object of another layout, by its key.
+    Object(Arc<str>),
+}
+
+impl From<FileId> for Stored {
+    fn from(id: FileId) -> Self {
+        Self::File(id)
+    }
+}
+
+impl From<&FileInfo> for Stored {
+    fn from(file: &FileInfo) -> Self {
+        Self::File(file.id)
+    }
+}
+
+impl Stored {
+    async fn open(&self, client: &dyn ReplicaClient, offset: u64, len: u64) -> Result<ByteStream> {
+        match self {
+            Self::File(id) => client.open(*id, offset, len).await,
+            Self::Object(key) => client.open_object(key, offset, len).await,
+        }
+    }
+
+    /// Names a place in it, in upstream's words where it has any.
+    fn describe(&self, offset: u64) -> String {
+        match self {
+            Self::File(FileId { level, min, max }) => {
+                format!("ltx file (level={level}, min={min}, max={max}, offset={offset})")
+            }
+            Self::Object(key) => format!("object {key} (offset={offset})"),
+        }
+    }
+}
 
 /// Reads the bytes of `file` from `start` up to, not including, `end`.
 ///
@@ -25,11 +65,11 @@ use crate::{ByteStream, Error, ErrorKind, FileId, ReplicaClient, Result};
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound), [`Cancelled`](ErrorKind::Cancelled) and
 /// every other kind but [`Transient`](ErrorKind::Transient) at once; `Transient`
-/// as `max retries exceeded reading ltx file (…)`. When every attempt ended
+/// as `max retries exceeded reading …`. When every attempt ended
 /// cleanly and early at the same place, the file is shorter than its listing:
 /// the same text, but [`Corrupt`](ErrorKind::Corrupt).
-pub fn resuming(client: Arc<dyn ReplicaClient>, file: FileId, start: u64, end: u64) -> ByteStream {
-    let state = Reader { client, file, offset: start, end, current: None, failures: 0, early_ends: 0 };
+pub fn resuming(client: Arc<dyn ReplicaClient>, file: impl Into<Stored>, start: u64, end: u64) -> ByteStream {
+    let state = Reader { client, file: file.into(), offset: start, end, current: None, failures: 0, early_ends: 0 };
     Box::pin(stream::try_unfold(state, |mut reader| async move {
         let chunk = reader.next().await?;
         Ok(chunk.map(|chunk| (chunk, reader)))
@@ -38,7 +78,7 @@ pub fn resuming(client: Arc<dyn ReplicaClient>, file: FileId, start: u64, end: u
 
 struct Reader {
     client: Arc<dyn ReplicaClient>,
-    file: FileId,
+    file: Stored,
     offset: u64,
     end: u64,
     current: Option<ByteStream>,
@@ -65,17 +105,13 @@ impl Reader {
                 return Err(error);
             }
             if self.failures == MAX_FAILURES {
-                let FileId { level, min, max } = self.file;
-                let offset = self.offset;
                 let kind = if self.early_ends > MAX_FAILURES { ErrorKind::Corrupt } else { error.kind() };
-                let context = format!(
-                    "max retries exceeded reading ltx file (level={level}, min={min}, max={max}, offset={offset})"
-                );
+                let context = format!("max retries exceeded reading {}", self.file.describe(self.offset));
                 return Err(Error::with_source(kind, context, error));
             }
             let wait = FIRST_WAIT * 2u32.pow(self.failures);
             self.failures += 1;
-            tracing::debug!(file = %self.file, offset = self.offset, attempt = self.failures, %error, "read interrupted, resuming");
+            tracing::debug!(file = ?self.file, offset = self.offset, attempt = self.failures, %error, "read interrupted, resuming");
             tokio::time::sleep(wait).await;
         }
         Ok(None)
@@ -86,7 +122,7 @@ impl Reader {
         let wanted = self.end - self.offset;
         let current = match &mut self.current {
             Some(current) => current,
-            empty => empty.insert(self.client.open(self.file, self.offset, wanted).await?),
+            empty => empty.insert(self.file.open(&*self.client, self.offset, wanted).await?),
         };
         let Some(chunk) = current.next().await else {
             self.early_ends += 1;

@@ -40,6 +40,6 @@ impl Fault {
 }
 
 /// A blocking task panicked or the runtime is shutting down.
-pub(super) fn task_failed(error: tokio::task::JoinError) -> Error {
+pub(crate) fn task_failed(error: tokio::task::JoinError) -> Error {
     Error::with_source(ErrorKind::Cancelled, "restore task ended", error)
 }

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::resume::resuming;
-use crate::{ByteStream, Error, ErrorKind, FileInfo, ReplicaClient, Result};
+use crate::resume::{Stored, resuming};
+use crate::{ByteStream, Error, ErrorKind, ReplicaClient, Result};
 
 /// Reads ranges from one store, within the limits.
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     client: Arc<dyn ReplicaClient>,
     requests: Semaphore,
     memory: Arc<Semaphore>,
@@ -24,11 +24,11 @@ pub(super) struct Fetcher {
 }
 
 /// A share of the memory budget, returned on drop.
-pub(super) type MemoryShare = OwnedSemaphorePermit;
+pub(crate) type MemoryShare = OwnedSemaphorePermit;
 
 impl Fetcher {
     /// At most `parallelism` requests at once.
-    pub(super) fn new(client: Arc<dyn ReplicaClient>, parallelism: usize) -> Self {
+    pub(crate) fn new(client: Arc<dyn ReplicaClient>, parallelism: usize) -> Self {
         Self {
             client,
             requests: Semaphore::new(parallelism.clamp(1, MAX_PARALLELISM)),
@@ -39,20 +39,20 @@ impl Fetcher {
     }
 
     /// Bytes received so far, repeated ones included.
-    pub(super) fn fetched(&self) -> u64 {
+    pub(crate) fn fetched(&self) -> u64 {
         self.fetched.load(Ordering::Relaxed)
     }
 
     /// How many bytes to ask for at once: enough that a request pays, little
     /// enough that many fit the memory budget.
-    pub(super) fn chunk_len(&self) -> u64 {
+    pub(crate) fn chunk_len(&self) -> u64 {
         // A local file costs no round trip, and a read of this length arrives in
         // one piece that need not be copied.
         if self.client.kind() == "file" { LOCAL_CHUNK_LEN } else { REMOTE_CHUNK_LEN }
     }
 
     /// Waits until `len` more bytes may be in memory.
-    pub(super) async fn reserve(&self, len: u64) -> Result<MemoryShare> {
+    pub(crate) async fn reserve(&self, len: u64) -> Result<MemoryShare> {
         let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, MEMORY_BUDGET_KIB);
         Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(closed)
     }
@@ -61,7 +61,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) when the file ends before that.
-    pub(super) async fn read(&self, file: &FileInfo, offset: u64, len: u64) -> Result<Bytes> {
+    pub(crate) async fn read(&self, file: impl Into<Stored>, offset: u64, len: u64) -> Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -80,26 +80,26 @@ impl Fetcher {
     }
 
     /// Holds one of the request slots, for [`stream`](Self::stream).
-    pub(super) async fn request(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+    pub(crate) async fn request(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
         self.requests.acquire().await.map_err(closed)
     }
 
     /// The same bytes as they arrive. The caller holds a [`request`](Self::request).
-    pub(super) fn stream(&self, file: &FileInfo, offset: u64, len: u64) -> RangeStream<'_> {
-        let stream = resuming(Arc::clone(&self.client), file.id, offset, offset.saturating_add(len));
+    pub(crate) fn stream(&self, file: impl Into<Stored>, offset: u64, len: u64) -> RangeStream<'_> {
+        let stream = resuming(Arc::clone(&self.client), file, offset, offset.saturating_add(len));
         RangeStream { fetched: &self.fetched, stream }
     }
 }
 
 /// A range as it arrives, counted.
-pub(super) struct RangeStream<'a> {
+pub(crate) struct RangeStream<'a> {
     fetched: &'a AtomicU64,
     stream: ByteStream,
 }
 
 impl RangeStream<'_> {
     /// The next bytes; `None` once the range is complete.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         let bytes = self.stream.next().await.transpose()?;
         self.fetched.fetch_add(bytes.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
         Ok(bytes)
@@ -153,4 +153,4 @@ const LOCAL_CHUNK_LEN: u64 = 1 << 20;
 const REMOTE_CHUNK_LEN: u64 = 2 << 20;
 
 /// More connections than this never helped anybody.
-pub(super) const MAX_PARALLELISM: usize = 256;
+pub(crate) const MAX_PARALLELISM: usize = 256;

@@ -13,8 +13,8 @@
 
 mod assemble;
 mod fault;
-mod fetch;
-mod output;
+pub(crate) mod fetch;
+pub(crate) mod output;
 mod pages;
 mod sequential;
 mod source;
@@ -28,6 +28,7 @@ use jiff::Timestamp;
 use ltx::{PageSize, Txid};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::fault::task_failed;
 pub use self::output::{OutputPolicy, check_output};
 
 use self::assemble::{Assembled, Assembly};
@@ -169,13 +170,7 @@ async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: 
     };
     progress.finishing();
     let Assembled { commit, page_size, timestamp, output_len } = assembled;
-    let temp = on_disk(temp, verify).await?;
-    // From here on there is no way back; a caller who gives up during the rename
-    // would not know which database he has.
-    if cancel.is_cancelled() {
-        return Err(Error::new(ErrorKind::Cancelled, "restore cancelled"));
-    }
-    temp.publish(policy)?;
+    conclude(temp, verify, policy, &cancel).await?;
     Ok(Restored {
         txid: plan.txid(),
         timestamp,
@@ -185,6 +180,23 @@ async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: 
         bytes_fetched: fetcher.fetched(),
         output_len,
     })
+}
+
+/// The end of every restore: the complete file is flushed, checked, and takes the
+/// output's place.
+pub(crate) async fn conclude(
+    temp: TempFile,
+    verify: Option<VerifyHook>,
+    policy: OutputPolicy,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let temp = on_disk(temp, verify).await?;
+    // From here on there is no way back; a caller who gives up during the rename
+    // would not know which database he has.
+    if cancel.is_cancelled() {
+        return Err(Error::new(ErrorKind::Cancelled, "restore cancelled"));
+    }
+    temp.publish(policy)
 }
 
 /// Flushes the file and runs the caller's check, off the async threads.
@@ -276,7 +288,7 @@ fn plan_context(error: Error) -> Error {
     }
 }
 
-const DEFAULT_PARALLELISM: usize = 8;
+pub(crate) const DEFAULT_PARALLELISM: usize = 8;
 
 /// Unusable files to plan around before giving up.
 const MAX_REPLANS: usize = 8;

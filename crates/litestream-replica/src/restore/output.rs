@@ -88,7 +88,7 @@ pub fn check_output(output: &Path, policy: OutputPolicy) -> Result<()> {
 /// The lock tells a restore that is running from one that was killed: the
 /// latter's leftover is replaced, the former's is not.
 #[derive(Debug)]
-pub(super) struct TempFile {
+pub(crate) struct TempFile {
     output: PathBuf,
     path: PathBuf,
     file: Arc<File>,
@@ -102,7 +102,7 @@ impl TempFile {
     ///
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict) when another restore is writing it.
-    pub(super) fn create(output: &Path) -> Result<Self> {
+    pub(crate) fn create(output: &Path) -> Result<Self> {
         let made_dirs = make_parents(output)?;
         let path = with_suffix(output, ".tmp");
         match open_locked(&path, existing(output)?.as_ref()) {
@@ -118,17 +118,17 @@ impl TempFile {
     ///
     /// It is a new file of the same name: work of the attempt before may still
     /// be running, and must not reach this one.
-    pub(super) fn renew(&mut self) -> Result<()> {
+    pub(crate) fn renew(&mut self) -> Result<()> {
         remove_if_there(&self.path)?;
         self.file = Arc::new(open_locked(&self.path, existing(&self.output)?.as_ref())?);
         Ok(())
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn file(&self) -> Arc<File> {
+    pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
@@ -144,7 +144,7 @@ impl TempFile {
     /// As [`check_output`], which is asked again. When the old database is
     /// already gone, the new one stays under its temporary name and the error
     /// says so.
-    pub(super) fn publish(mut self, policy: OutputPolicy) -> Result<()> {
+    pub(crate) fn publish(mut self, policy: OutputPolicy) -> Result<()> {
         check_output(&self.output, policy)?;
         let replaced = existing(&self.output)?;
         if let Some(replaced) = &replaced {
@@ -225,9 +225,20 @@ impl Drop for TempFile {
     }
 }
 
+/// A file for passing needs beside the temporary file `path`. It has a name only
+/// until this returns, so that nothing can be left behind.
+pub(crate) fn scratch_file(path: &Path) -> Result<File> {
+    let path = with_suffix(path, "-wal");
+    let failed = |e: io::Error| Error::io(format!("create {}", path.display()), e);
+    remove_if_there(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    remove_if_there(&path)?;
+    Ok(file)
+}
+
 /// Gives the file its final length and reserves the space for it, so that a disk
 /// too small is known before anything is fetched.
-pub(super) fn allocate(file: &File, len: u64) -> Result<()> {
+pub(crate) fn allocate(file: &File, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
     let failed = |e: io::Error| Error::io(format!("reserve {len} bytes of disk for the restored database"), e);

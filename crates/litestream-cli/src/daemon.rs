@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use litestream::levels::Levels;
 use litestream::{CloseReport, DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
-use litestream_replica::restore::{NoProgress, RestoreOptions, restore};
+use litestream_replica::restore::{NoProgress, RestoreOptions};
+use litestream_replica::v3::restore_any_format;
 use litestream_replica::{ErrorKind, ReplicaClient};
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +144,7 @@ impl Daemon<'_> {
         }
         tracing::info!(path = %path.display(), "attempting restore before replication");
         let client = db.client(self.surroundings)?;
-        match restore(client, RestoreOptions::new(path), Arc::new(NoProgress)).await {
+        match restore_any_format(client, RestoreOptions::new(path), Arc::new(NoProgress)).await {
             Ok(restored) => tracing::info!(path = %path.display(), txid = %restored.txid, "restore completed"),
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 tracing::info!(path = %path.display(), "no backup found, starting fresh");

@@ -14,6 +14,7 @@ mod mistakes;
 mod restore;
 mod s3;
 mod upstream;
+mod v3;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

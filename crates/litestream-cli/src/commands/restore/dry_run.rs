@@ -13,23 +13,23 @@ use crate::output::{self, json, table};
 
 /// What `-dry-run -json` prints.
 #[derive(Serialize)]
-struct DryRun {
-    source: String,
-    target_path: String,
-    replica: &'static str,
-    min_txid: String,
-    max_txid: String,
-    files: Vec<PlannedFile>,
+pub(super) struct DryRun {
+    pub(super) source: String,
+    pub(super) target_path: String,
+    pub(super) replica: &'static str,
+    pub(super) min_txid: String,
+    pub(super) max_txid: String,
+    pub(super) files: Vec<PlannedFile>,
 }
 
 #[derive(Serialize)]
-struct PlannedFile {
-    level: u8,
-    name: String,
-    min_txid: String,
-    max_txid: String,
-    size: u64,
-    timestamp: String,
+pub(super) struct PlannedFile {
+    pub(super) level: u8,
+    pub(super) name: String,
+    pub(super) min_txid: String,
+    pub(super) max_txid: String,
+    pub(super) size: u64,
+    pub(super) timestamp: String,
 }
 
 impl Job {

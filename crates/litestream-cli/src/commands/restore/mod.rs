@@ -12,6 +12,7 @@ mod options;
 mod refusal;
 mod report;
 mod spec;
+mod v3;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use litestream::IntegrityCheck;
 use litestream_replica::restore::{OutputPolicy, RestoreOptions, check_output, restore};
+use litestream_replica::v3::V3Inventory;
 use litestream_replica::{ErrorKind, Inventory, ReplicaClient, Target};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +49,16 @@ struct Job {
     output: PathBuf,
     target: Target,
     check: IntegrityCheck,
+}
+
+/// What the listings led to.
+enum Prepared {
+    /// The plan is printed, and that was all.
+    Done,
+    /// LTX files are to be restored.
+    Ready,
+    /// A backup of 0.3 is to be restored, or its plan printed.
+    Old(V3Inventory),
 }
 
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
@@ -102,39 +114,55 @@ impl Job {
 
     async fn work(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
         let preparing = async {
+            if let Some(old) = litestream_replica::v3::find(&*self.client, self.target).await? {
+                return Ok(Prepared::Old(old));
+            }
             self.check_timestamp().await?;
-            if self.arguments.is_set("dry-run") { self.dry_run().await.map(|()| true) } else { Ok(false) }
+            match self.arguments.is_set("dry-run") {
+                true => self.dry_run().await.map(|()| Prepared::Done),
+                false => Ok(Prepared::Ready),
+            }
         };
         // Listings leave nothing to clean up, so they are simply dropped.
-        let done = tokio::select! {
+        let prepared: Prepared = tokio::select! {
             biased;
             () = cancel.cancelled() => return fail("restore cancelled"),
-            done = preparing => done?,
+            prepared = preparing => prepared?,
         };
-        if done { Ok(ExitCode::SUCCESS) } else { self.restore(cancel).await }
+        match prepared {
+            Prepared::Done => Ok(ExitCode::SUCCESS),
+            Prepared::Ready => self.restore(cancel).await,
+            Prepared::Old(inventory) => self.restore_old(&inventory, cancel).await,
+        }
     }
 
     fn is_by_url(&self) -> bool {
         matches!(self.source, Source::Url(_))
     }
 
+    fn policy(&self) -> OutputPolicy {
+        if self.arguments.is_set("force") { OutputPolicy::Force } else { OutputPolicy::RefuseExisting }
+    }
+
+    fn options(&self, cancel: CancellationToken) -> RestoreOptions {
+        RestoreOptions {
+            target: self.target,
+            parallelism: parallelism(&self.arguments),
+            policy: self.policy(),
+            verify: verify_hook(self.check),
+            cancel,
+            ..RestoreOptions::new(&self.output)
+        }
+    }
+
     async fn restore(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
-        let policy = if self.arguments.is_set("force") { OutputPolicy::Force } else { OutputPolicy::RefuseExisting };
-        check_output(&self.output, policy)?;
+        check_output(&self.output, self.policy())?;
         if let Target::Txid(txid) = self.target {
             output::note(&format!("restoring up to transaction {txid}"));
         }
         let started = Instant::now();
         let progress = Arc::new(ProgressLine::new(&self.source_text, &self.environment));
-        let options = RestoreOptions {
-            target: self.target,
-            parallelism: parallelism(&self.arguments),
-            policy,
-            verify: verify_hook(self.check),
-            cancel,
-            ..RestoreOptions::new(&self.output)
-        };
-        let result = restore(Arc::clone(&self.client), options, Arc::clone(&progress) as _).await;
+        let result = restore(Arc::clone(&self.client), self.options(cancel), Arc::clone(&progress) as _).await;
         progress.finish();
         let restored = match result {
             Ok(restored) => restored,

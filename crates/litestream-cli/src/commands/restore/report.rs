@@ -28,10 +28,12 @@ impl Job {
         if self.check != IntegrityCheck::None {
             tracing::info!("post-restore integrity check passed");
         }
+        // Backups of 0.3 know times and no transactions.
+        let has_txid = !restored.txid.is_none();
+        let state = if has_txid { format!("transaction {} of", restored.txid) } else { "the state of".to_owned() };
         output::note(&format!(
-            "restored {} at transaction {} of {}: {} in {}",
+            "restored {} at {state} {}: {} in {}",
             self.output.display(),
-            restored.txid,
             output::timestamp(restored.timestamp),
             format_size(restored.output_len),
             rounded(elapsed),
@@ -40,7 +42,7 @@ impl Job {
             output::print(&json::format(&Summary {
                 db_path: self.output.display().to_string(),
                 replica: self.client.kind(),
-                txid: restored.txid.to_string(),
+                txid: if has_txid { restored.txid.to_string() } else { String::new() },
                 duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
                 integrity_check: check_name(self.check),
             })?)?;

@@ -7,22 +7,27 @@
 //! - [`upstream`] – the released Go binary, installed once and pinned
 //! - [`program`], [`daemon`] – run any `litestream` binary, ours or upstream's
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
+//! - [`azure_server`], [`gcs_server`] – Azurite and fake-gcs-server, likewise
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
 //! - [`soak`] – all of it together, with mishaps, for hours if need be
 //! - [`usage`] – what a run of a binary costs
-//! - [`cache`], [`python`], [`spawn`] – how the above get installed and end
+//! - [`cache`], [`python`], [`node`], [`spawn`] – how the above get installed and end
 //!
 //! Everything returns [`anyhow::Result`] with a message that names the step. What
 //! cannot be installed is an error or a panic, never a silently skipped test.
 #![forbid(unsafe_code)]
 
+pub mod azure_server;
 pub mod bank;
 pub mod cache;
 pub mod daemon;
 mod gate;
+pub mod gcs_server;
 pub mod image;
+mod loopback;
+pub mod node;
 pub mod program;
 pub mod python;
 pub mod s3_server;

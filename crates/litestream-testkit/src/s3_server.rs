@@ -286,7 +286,7 @@ impl Bucket {
 const ACCESS_KEY: &str = "TESTACCESSKEY0000000";
 const SECRET_KEY: &str = "testSecretKey/0123456789abcdefghij+ABCDE";
 
-fn expect_success(response: &Response, operation: &str, object: &str) -> Result<()> {
+pub(crate) fn expect_success(response: &Response, operation: &str, object: &str) -> Result<()> {
     if (200..300).contains(&response.status) {
         return Ok(());
     }
@@ -294,7 +294,7 @@ fn expect_success(response: &Response, operation: &str, object: &str) -> Result<
 }
 
 /// Texts between `<name>` and `</name>`.
-fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = String> + use<'a> {
+pub(crate) fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = String> + use<'a> {
     let close = format!("</{name}>");
     let open = format!("<{name}>");
     xml.split(open.as_str())
@@ -346,9 +346,9 @@ fn seaweedfs_args(ports: [u16; 8], dir: &Path) -> Result<Vec<String>> {
 }
 
 /// Ports that were free a moment ago, all different.
-fn free_ports() -> Result<[u16; 8]> {
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::new();
-    let mut ports = [0_u16; 8];
+    let mut ports = [0_u16; N];
     for port in &mut ports {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         *port = listener.local_addr()?.port();
@@ -359,7 +359,7 @@ fn free_ports() -> Result<[u16; 8]> {
 
 /// A new directory under the cache, named after this process. Removes those of
 /// processes that are gone: a shared server is never dropped.
-fn run_dir(kind: Kind) -> Result<PathBuf> {
+pub(crate) fn run_dir(kind: impl std::fmt::Debug) -> Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let parent = cache::dir().join("run");
     fs::create_dir_all(&parent)?;
@@ -378,7 +378,7 @@ fn run_dir(kind: Kind) -> Result<PathBuf> {
 
 /// Removes what a server left. Failures are dropped: another process may be
 /// sweeping the same directory, and a later start tries again.
-fn sweep(dir: &Path) {
+pub(crate) fn sweep(dir: &Path) {
     for port in fs::read_to_string(dir.join("ports")).unwrap_or_default().split(' ') {
         // SeaweedFS puts sockets here, whatever TMPDIR says, and never removes them.
         for service in SEAWEEDFS_SOCKETS {

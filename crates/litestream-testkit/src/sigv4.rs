@@ -67,13 +67,18 @@ pub(crate) fn request(
         access.host,
         body.len()
     );
-    let mut stream = TcpStream::connect(access.host).with_context(|| format!("connect to {}", access.host))?;
-    stream.set_read_timeout(Some(access.time_limit))?;
+    exchange(access.host, &head, body, access.time_limit).with_context(|| format!("{method} {target}"))
+}
+
+/// Sends a head and a body and reads until the server hangs up: HTTP/1.0.
+pub(crate) fn exchange(host: &str, head: &str, body: &[u8], time_limit: Duration) -> Result<Response> {
+    let mut stream = TcpStream::connect(host).with_context(|| format!("connect to {host}"))?;
+    stream.set_read_timeout(Some(time_limit))?;
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).with_context(|| format!("{method} {target}"))?;
-    parse(&answer).with_context(|| format!("{method} {target}"))
+    stream.read_to_end(&mut answer)?;
+    parse(&answer)
 }
 
 fn parse(answer: &[u8]) -> Result<Response> {
@@ -86,7 +91,7 @@ fn parse(answer: &[u8]) -> Result<Response> {
 }
 
 /// Percent-encodes all but the unreserved signs; slashes stay if `is_path`.
-fn encode(text: &str, is_path: bool) -> String {
+pub(crate) fn encode(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (is_path && byte == b'/') {

@@ -77,6 +77,13 @@ impl Layout {
         Ok(format!("{}{relative}", self.object_root))
     }
 
+    /// What everything that belongs to the replica starts with: its
+    /// [root](Self::root), or, where that is the bucket's own and may hold other
+    /// things, the levels' directory.
+    pub fn own_prefix(&self) -> String {
+        if self.root.is_empty() { format!("{LTX_DIR}/") } else { self.root.clone() }
+    }
+
     /// What every key of a level starts with; ends with a slash.
     pub fn level_prefix(&self, level: Level) -> String {
         let root = &self.root;

@@ -19,15 +19,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "abs")]
+pub mod abs;
 pub mod client;
 pub mod clock;
 mod error;
 pub mod file;
-#[cfg(feature = "s3")]
+#[cfg(feature = "gs")]
+pub mod gs;
+#[cfg(feature = "http")]
 pub mod http;
 pub mod layout;
 mod level;
 pub mod metered;
+#[cfg(feature = "http")]
+mod parts;
 pub mod plan;
 pub mod restore;
 pub mod resume;

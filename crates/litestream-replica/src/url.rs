@@ -16,12 +16,14 @@ use crate::file::{FileClient, FileOptions};
 use crate::layout::clean_path;
 use crate::{Error, ErrorKind, ReplicaClient, Result};
 
+#[cfg(feature = "abs")]
+use crate::abs::{AbsClient, AbsOptions, AzureIdentity};
+#[cfg(feature = "gs")]
+use crate::gs::{GoogleIdentity, GsClient, GsOptions};
 #[cfg(feature = "s3")]
-use crate::{
-    http::HttpPool,
-    retry::RetryPolicy,
-    s3::{AwsIdentity, S3Client, S3Options},
-};
+use crate::s3::{AwsIdentity, S3Client, S3Options};
+#[cfg(feature = "http")]
+use crate::{http::HttpPool, retry::RetryPolicy};
 
 /// Where a replica is, as its backend's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,12 @@ pub enum ReplicaUrl {
     /// A bucket of Amazon S3 or of a store that speaks its protocol.
     #[cfg(feature = "s3")]
     S3(S3Options),
+    /// A container of Azure Blob Storage.
+    #[cfg(feature = "abs")]
+    Abs(AbsOptions),
+    /// A bucket of Google Cloud Storage.
+    #[cfg(feature = "gs")]
+    Gs(GsOptions),
 }
 
 impl ReplicaUrl {
@@ -53,6 +61,10 @@ impl ReplicaUrl {
             "file" => Ok(Self::File(FileOptions::new(file_path(&url)?))),
             #[cfg(feature = "s3")]
             "s3" => Ok(Self::S3(crate::s3::parse_url(&url)?)),
+            #[cfg(feature = "abs")]
+            "abs" => Ok(Self::Abs(crate::abs::parse_url(&url)?)),
+            #[cfg(feature = "gs")]
+            "gs" => Ok(Self::Gs(crate::gs::parse_url(&url)?)),
             "webdavs" => Err(unsupported_type("webdav")),
             scheme => Err(unsupported_type(scheme)),
         }
@@ -64,6 +76,10 @@ impl ReplicaUrl {
             Self::File(_) => "file",
             #[cfg(feature = "s3")]
             Self::S3(_) => "s3",
+            #[cfg(feature = "abs")]
+            Self::Abs(_) => "abs",
+            #[cfg(feature = "gs")]
+            Self::Gs(_) => "gs",
         }
     }
 
@@ -74,6 +90,10 @@ impl ReplicaUrl {
             Self::File(options) => options.path = options.path.join(relative),
             #[cfg(feature = "s3")]
             Self::S3(options) => options.join(relative),
+            #[cfg(feature = "abs")]
+            Self::Abs(options) => options.join(relative),
+            #[cfg(feature = "gs")]
+            Self::Gs(options) => options.join(relative),
         }
         self
     }
@@ -87,6 +107,10 @@ impl ReplicaUrl {
             Self::File(options) => Ok(Arc::new(FileClient::new(options.with_defaults(&context.files))?)),
             #[cfg(feature = "s3")]
             Self::S3(options) => Ok(Arc::new(S3Client::new(options, context)?)),
+            #[cfg(feature = "abs")]
+            Self::Abs(options) => Ok(Arc::new(AbsClient::new(options, context)?)),
+            #[cfg(feature = "gs")]
+            Self::Gs(options) => Ok(Arc::new(GsClient::new(options, context)?)),
         }
     }
 }
@@ -101,13 +125,19 @@ pub struct ClientContext {
     /// replica's own options leave them open.
     pub files: FileOptions,
     /// How servers are reached: proxies, trust anchors, connections.
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "http")]
     pub http: HttpPool,
     /// Credentials of AWS's default chain, shared by all clients.
     #[cfg(feature = "s3")]
     pub aws: AwsIdentity,
+    /// The token of Azure's default chain, shared by all clients.
+    #[cfg(feature = "abs")]
+    pub azure: AzureIdentity,
+    /// The token of Google's default credentials, shared by all clients.
+    #[cfg(feature = "gs")]
+    pub google: GoogleIdentity,
     /// How often requests are repeated.
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "http")]
     pub retry: RetryPolicy,
 }
 
@@ -120,7 +150,7 @@ impl ClientContext {
     /// connections and credentials.
     pub fn from_env(env: EnvLookup) -> Self {
         Self {
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "http")]
             http: HttpPool::new(crate::http::HttpOptions::from_env(&*env)),
             env: Some(env),
             ..Self::default()
@@ -153,6 +183,9 @@ pub fn is_replica_url(text: &str) -> bool {
 pub(crate) struct SplitUrl {
     /// Lower case.
     pub(crate) scheme: String,
+    /// The name in the user information, decoded. A password is dropped.
+    #[cfg_attr(not(feature = "abs"), allow(dead_code, reason = "only account names are given so"))]
+    pub(crate) user: Option<String>,
     /// `host[:port]`, without user information.
     pub(crate) host: String,
     /// As written, escapes included, starting with a slash unless empty.
@@ -182,11 +215,15 @@ impl SplitUrl {
             },
             None => ("", rest),
         };
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let (user, host) = match host.rsplit_once('@') {
+            Some((user, host)) => (user.split(':').next().and_then(|user| decode(user, false).ok()), host),
+            None => (None, host),
+        };
         let scheme = scheme.to_ascii_lowercase();
         Ok(Self {
             shown: format!("{scheme}://{host}{raw_path}"),
             scheme,
+            user: user.filter(|user| !user.is_empty()),
             host: host.to_owned(),
             raw_path: raw_path.to_owned(),
             fragment,
@@ -324,8 +361,8 @@ mod tests {
     fn path_of(text: &str) -> String {
         match ReplicaUrl::parse(text).unwrap() {
             ReplicaUrl::File(options) => options.path.display().to_string(),
-            #[cfg(feature = "s3")]
-            ReplicaUrl::S3(_) => panic!("{text} is not a file replica"),
+            #[allow(unreachable_patterns, reason = "without features there is nothing else")]
+            _ => panic!("{text} is not a file replica"),
         }
     }
 
@@ -358,8 +395,6 @@ mod tests {
             ("", "replica url scheme required: "),
             ("http://x/y", "unknown replica type in config: \"http\""),
             ("gcs://b/p", "unknown replica type in config: \"gcs\""),
-            ("gs://b/p", "replica type \"gs\" is not supported by this build yet"),
-            ("abs://b/p", "replica type \"abs\" is not supported by this build yet"),
             ("webdavs://h/p", "replica type \"webdav\" is not supported by this build yet"),
             ("file:", "file replica path required"),
             ("file:///a%zz", "parse \"file:///a%zz\": invalid URL escape \"%zz\""),

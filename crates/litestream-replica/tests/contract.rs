@@ -13,14 +13,22 @@
 )]
 
 mod contract {
+    #[cfg(feature = "abs")]
+    mod abs;
+    #[cfg(feature = "abs")]
+    mod abs_faults;
     #[cfg(feature = "s3")]
     mod faults;
     mod file;
+    #[cfg(feature = "gs")]
+    mod gs;
+    #[cfg(feature = "gs")]
+    mod gs_faults;
     #[cfg(feature = "s3")]
     mod identity;
     #[cfg(feature = "s3")]
     mod s3;
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "http")]
     mod scripted;
     mod suite;
 }

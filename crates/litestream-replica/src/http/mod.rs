@@ -6,10 +6,21 @@
 //! large bodies over slow lines arrive and dead connections are noticed.
 //!
 //! Only this module names hyper and rustls. `body` carries bytes, `dial` makes
-//! connections and knows proxies, `tls` knows whom to trust.
+//! connections and knows proxies, `tls` knows whom to trust; `exchange` repeats
+//! requests where that helps, `range` reads parts of objects.
+
+#![cfg_attr(
+    not(all(feature = "s3", feature = "abs", feature = "gs")),
+    allow(dead_code, reason = "each store uses its own part of what they share")
+)]
 
 mod body;
 mod dial;
+pub(crate) mod endpoint;
+pub(crate) mod exchange;
+#[cfg(any(feature = "abs", feature = "gs"))]
+pub(crate) mod identity;
+pub(crate) mod range;
 mod tls;
 
 use std::fmt;
@@ -221,6 +232,21 @@ pub(crate) fn parse_http_date(text: &str) -> Option<jiff::Timestamp> {
     Some(jiff::fmt::rfc2822::parse(&text.replace("GMT", "+0000")).ok()?.timestamp())
 }
 
+/// Writes a date as headers have it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+#[cfg(feature = "abs")]
+pub(crate) fn format_http_date(moment: jiff::Timestamp) -> String {
+    moment.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// By how many seconds our clock is ahead of the server's, if that is so many
+/// that signatures are refused for it.
+#[cfg(feature = "abs")]
+pub(crate) fn clock_skew(headers: &http::HeaderMap, now: jiff::Timestamp) -> Option<i64> {
+    let server = parse_http_date(headers.get(header::DATE)?.to_str().ok()?)?;
+    let ahead = now.as_second() - server.as_second();
+    (ahead.abs() > TOLERATED_SKEW_SECONDS).then_some(ahead)
+}
+
 fn describe(host: &str, error: &legacy::Error) -> Error {
     let mut causes = Vec::new();
     let mut distrust = false;
@@ -253,6 +279,9 @@ fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
     inner.is_some_and(|inner| is_distrust(inner))
 }
 
+/// Less than any store tolerates, more than an answer is old.
+#[cfg(feature = "abs")]
+const TOLERATED_SKEW_SECONDS: i64 = 240;
 const POOL_IDLE: Duration = Duration::from_secs(90);
 const POOL_MAX_IDLE: usize = 100;
 

@@ -1,7 +1,5 @@
-//! One signed request at a time, repeated where that helps.
-//!
-//! Bodies always have a length and are never chunk-encoded; each attempt is
-//! signed anew, so that a long upload cannot outlive its signature.
+//! A bucket as something to send calls to: how they are signed, and what its
+//! refusals mean.
 //!
 //! Spec: backends §4.4, §4.5.
 
@@ -10,7 +8,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use sha2::{Digest, Sha256};
 
 use super::credentials::{AwsSigner, signing_error};
@@ -18,7 +16,8 @@ use super::endpoint::Target;
 use super::options::Settings;
 use super::refusal::{Refusal, refusal};
 use super::xml::{self, CompletedUpload};
-use crate::http::{HttpClient, ResponseBody, retry_after};
+use crate::http::HttpClient;
+pub(super) use crate::http::exchange::{Answer, Call, Exchange, Operation};
 use crate::retry::{Failure, RetryPolicy};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,96 +30,39 @@ pub(super) struct Api {
     pub(super) retry: RetryPolicy,
 }
 
-/// What a request does: its words in messages, and the permission it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Operation {
-    pub(super) name: &'static str,
-    pub(super) permission: &'static str,
-}
-
-/// A request, ready to be sent any number of times.
-pub(super) struct Call<'a> {
-    pub(super) operation: Operation,
-    pub(super) method: Method,
-    pub(super) key: Option<&'a str>,
-    pub(super) query: Vec<(&'a str, &'a str)>,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-    /// Refusals that the caller wants to see rather than have turned into errors.
-    pub(super) accept: &'static [StatusCode],
-}
-
-/// A complete answer.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
-
-impl<'a> Call<'a> {
-    pub(super) fn new(operation: Operation, method: Method, key: Option<&'a str>) -> Self {
-        Self { operation, method, key, query: Vec::new(), headers: HeaderMap::new(), body: Bytes::new(), accept: &[] }
+impl Exchange for Api {
+    fn http(&self) -> &HttpClient {
+        &self.http
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
-        let value = HeaderValue::from_str(value)
-            .map_err(|_| Error::new(ErrorKind::Setup, format!("s3: value of {name} does not fit a header")))?;
-        self.headers.insert(HeaderName::from_static(name), value);
-        Ok(self)
-    }
-
-    /// `s3: get object db/0000/x`.
-    pub(super) fn describe(&self) -> String {
-        match self.key {
-            Some(key) => format!("s3: {} {key}", self.operation.name),
-            None => format!("s3: {}", self.operation.name),
-        }
-    }
-}
-
-impl Api {
-    /// Sends a call and reads the whole answer.
-    ///
-    /// # Errors
-    /// Every status of 300 and up that the call does not accept, by its meaning.
-    pub(super) async fn call(&self, call: &Call<'_>) -> Result<Answer> {
-        let digest = self.payload_digest(&call.body);
+    fn retry(&self) -> RetryPolicy {
         self.retry
-            .run(call.operation.name, || async {
-                let (head, body) = self.attempt(call, &digest).await?.into_parts();
-                let body = body.collect(ANSWER_LIMIT).await.map_err(|e| e.context(call.describe()))?;
-                self.check_late_error(call, head.status, &body)?;
-                Ok(Answer { status: head.status, headers: head.headers, body })
-            })
-            .await
     }
 
-    /// Sends a call and returns as soon as the answer begins.
-    pub(super) async fn open(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
-        let digest = self.payload_digest(&call.body);
-        self.retry.run(call.operation.name, || self.attempt(call, &digest)).await
-    }
-
-    async fn attempt(&self, call: &Call<'_>, digest: &str) -> Result<Response<ResponseBody>, Failure> {
-        let request = self.sign(call, digest).await?;
-        let response = self.http.send(request).await.map_err(|e| e.context(call.describe()))?;
-        let status = response.status();
-        if status.is_success() || call.accept.contains(&status) {
-            return Ok(response);
+    async fn prepare(&self, call: &Call<'_>) -> Result<Request<Bytes>> {
+        let url = self.target.url(call.key, &call.query);
+        let mut builder = Request::builder().method(call.method.clone()).uri(url);
+        if let Some(headers) = builder.headers_mut() {
+            headers.extend(call.headers.clone());
         }
-        let retry_after = retry_after(response.headers());
-        let headers = response.headers().clone();
-        // The status alone is an answer, if the rest does not arrive.
-        let body = response.into_body().collect(ANSWER_LIMIT).await.unwrap_or_default();
-        let error = self.refuse(call, status, &headers, &body);
-        Err(Failure { error, retry_after })
+        builder = builder.header("x-amz-content-sha256", self.payload_digest(&call.body));
+        if self.settings.sign_accept_encoding {
+            builder = builder.header("accept-encoding", "identity");
+        }
+        if self.settings.quirks.consistent_header {
+            builder = builder.header("x-tigris-consistent", "true");
+        }
+        let request = builder
+            .body(call.body.clone())
+            .map_err(|e| Error::with_source(ErrorKind::Setup, format!("{}: build request", call.describe()), e))?;
+        let (mut head, body) = request.into_parts();
+        self.signer.sign(&mut head, None).await.map_err(|e| signing_error(&e).context(call.describe()))?;
+        Ok(Request::from_parts(head, body))
     }
 
-    /// Turns a refusal into an error that says what to do.
-    pub(super) fn refuse(&self, call: &Call<'_>, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-        let refusal = Refusal::read(status, headers, body);
-        let bucket = &self.settings.bucket;
-        refusal_error(call, &refusal, bucket, self.target.origin())
+    fn refuse(&self, call: &Call<'_>, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+        let read = Refusal::read(status, headers, body);
+        refusal(&call.describe(), call.operation.permission, &read, &self.settings.bucket, self.target.origin())
     }
 
     /// Completing an upload takes long, so the store may answer `200` first and
@@ -135,37 +77,12 @@ impl Api {
             None => Ok(()),
         }
     }
+}
 
+impl Api {
     fn payload_digest(&self, body: &[u8]) -> String {
         if self.settings.sign_payload { hex(&Sha256::digest(body)) } else { "UNSIGNED-PAYLOAD".to_owned() }
     }
-
-    async fn sign(&self, call: &Call<'_>, digest: &str) -> Result<Request<Bytes>> {
-        let url = self.target.url(call.key, &call.query);
-        let mut builder = Request::builder().method(call.method.clone()).uri(url);
-        if let Some(headers) = builder.headers_mut() {
-            headers.extend(call.headers.clone());
-        }
-        builder = builder.header("x-amz-content-sha256", digest);
-        if self.settings.sign_accept_encoding {
-            builder = builder.header("accept-encoding", "identity");
-        }
-        if self.settings.quirks.consistent_header {
-            builder = builder.header("x-tigris-consistent", "true");
-        }
-        let request = builder
-            .body(call.body.clone())
-            .map_err(|e| Error::with_source(ErrorKind::Setup, format!("{}: build request", call.describe()), e))?;
-        let (mut head, body) = request.into_parts();
-        self.signer.sign(&mut head, None).await.map_err(|e| signing_error(&e).context(call.describe()))?;
-        // After signing: proxies on the way like to rewrite it.
-        head.headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        Ok(Request::from_parts(head, body))
-    }
-}
-
-fn refusal_error(call: &Call<'_>, read: &Refusal, bucket: &str, origin: &str) -> Error {
-    refusal(&call.describe(), call.operation.permission, read, bucket, origin)
 }
 
 /// Base64 of the CRC-32 as the checksum headers want it.
@@ -179,13 +96,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) const COMPLETE: Operation = Operation { name: "complete upload of", permission: "s3:PutObject" };
-
-/// Upper bound of an answer that is not a file: a page of a thousand keys is
-/// well below.
-const ANSWER_LIMIT: usize = 16 << 20;
-
-const USER_AGENT: &str = concat!("litestream/", env!("CARGO_PKG_VERSION"));
+pub(super) const COMPLETE: Operation =
+    Operation { store: "s3", name: "complete upload of", permission: "s3:PutObject" };
 
 #[cfg(test)]
 mod tests {

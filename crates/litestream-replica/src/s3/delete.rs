@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Method;
 use md5::{Digest, Md5};
 
-use super::api::{Api, Call, Operation, crc32};
+use super::api::{Api, Call, Exchange, Operation, crc32};
 use super::xml::{self, DeleteAnswer, DeleteError};
 use crate::{Error, ErrorKind, Result};
 
@@ -68,7 +68,7 @@ fn report(refused: &[DeleteError]) -> Error {
     Error::new(kind, text)
 }
 
-const DELETE: Operation = Operation { name: "delete objects", permission: "s3:DeleteObject" };
+const DELETE: Operation = Operation { store: "s3", name: "delete objects", permission: "s3:DeleteObject" };
 const BATCH: usize = 1000;
 const LOGGED: usize = 5;
 const REPORTED: usize = 100;

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, header};
 use jiff::Timestamp;
 use ltx::Txid;
 
-use super::api::{Answer, Api, Call, Operation};
+use super::api::{Answer, Api, Call, Exchange, Operation};
 use super::xml::{self, ListPage, ListedObject};
 use crate::layout::{Layout, parse_timestamp};
 use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
@@ -144,8 +144,8 @@ pub(super) struct Head {
     size: u64,
 }
 
-const LIST: Operation = Operation { name: "list objects", permission: "s3:ListBucket" };
-const HEAD: Operation = Operation { name: "head object", permission: "s3:GetObject" };
+const LIST: Operation = Operation { store: "s3", name: "list objects", permission: "s3:ListBucket" };
+const HEAD: Operation = Operation { store: "s3", name: "head object", permission: "s3:GetObject" };
 
 /// Questions about single objects in flight.
 const METADATA_CONCURRENCY: usize = 50;

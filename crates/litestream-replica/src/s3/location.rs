@@ -2,9 +2,10 @@
 //!
 //! Spec: backends §4.1, config §14.
 
-use super::endpoint::{AccessPoint, is_private_host};
+use super::endpoint::AccessPoint;
 use super::options::{DEFAULT_REGION, S3Options};
 use crate::Result;
+use crate::http::endpoint::is_private_host;
 use crate::layout::clean_path;
 use crate::url::{SplitUrl, setup};
 

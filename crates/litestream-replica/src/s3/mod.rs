@@ -22,12 +22,11 @@ mod xml;
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use ltx::Txid;
 use tokio::sync::OnceCell;
 
-use api::{Api, Call, Operation};
+use api::{Api, Call, Exchange, Operation};
 pub use credentials::AwsIdentity;
 use endpoint::Target;
 pub(crate) use location::parse_url;
@@ -36,12 +35,9 @@ use options::{DEFAULT_REGION, Settings};
 use upload::Conditional;
 use xml::Location;
 
-use crate::http::{HttpClient, ResponseBody};
+use crate::http::{HttpClient, range};
 use crate::layout::Layout;
-use crate::{
-    ByteStream, ClientContext, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result,
-    WriteRequest,
-};
+use crate::{ByteStream, ClientContext, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
 
 /// A [`ReplicaClient`] over one prefix of a bucket.
 ///
@@ -60,7 +56,7 @@ impl S3Client {
     /// Checks settings; contacts nobody yet.
     ///
     /// # Errors
-    /// [`Setup`](ErrorKind::Setup) when settings are missing, malformed or
+    /// [`Setup`](crate::ErrorKind::Setup) when settings are missing, malformed or
     /// contradict one another.
     pub fn new(options: S3Options, context: &ClientContext) -> Result<Self> {
         let settings = Settings::resolve(options, context)?;
@@ -179,21 +175,12 @@ impl Api {
     /// Bytes `offset .. offset + len` of an object; `len == 0` means to the end.
     async fn read(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
         let mut call = self.with_customer_key(Call::new(GET, Method::GET, Some(key)))?;
-        let whole = offset == 0 && len == 0;
-        if !whole {
-            let last = if len == 0 { String::new() } else { (offset.saturating_add(len) - 1).to_string() };
-            call = call.header("range", &format!("bytes={offset}-{last}"))?;
+        if let Some(range) = range::header_value(offset, len) {
+            call = call.header("range", &range)?;
             call.accept = &[StatusCode::RANGE_NOT_SATISFIABLE];
         }
         let response = self.open(&call).await?;
-        let take = if len == 0 { u64::MAX } else { len };
-        // The object ends before the range begins.
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(Box::pin(futures_util::stream::empty()));
-        }
-        let skip = first_byte_to_skip(&response, offset).map_err(|e| e.context(call.describe()))?;
-        let what = call.describe();
-        Ok(Box::pin(response.into_body().into_stream(skip, take).map_err(move |e| e.context(what.clone()))))
+        range::cut(response, offset, len, call.describe())
     }
 
     /// Adds the key that the store needs to read or write an object.
@@ -208,27 +195,5 @@ impl Api {
     }
 }
 
-/// How many bytes of the answer lie before `offset`.
-///
-/// `Content-Range` decides, not the status: some stores (`rclone serve s3`) send
-/// the range they were asked for under `200`. Without it, `206` is taken at its
-/// word, and any other answer is the whole object from a store without ranges.
-///
-/// # Errors
-/// When another range was sent: its bytes under our offsets would be silent damage.
-fn first_byte_to_skip(response: &http::Response<ResponseBody>, offset: u64) -> Result<u64> {
-    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let start: Option<u64> =
-        range.and_then(|range| range.trim().strip_prefix("bytes")?.trim().split('-').next()?.parse().ok());
-    match start {
-        Some(start) if start == offset => Ok(0),
-        Some(start) => {
-            Err(Error::new(ErrorKind::Transient, format!("asked for bytes from {offset}, got them from {start}")))
-        }
-        None if response.status() == StatusCode::PARTIAL_CONTENT => Ok(0),
-        None => Ok(offset),
-    }
-}
-
-const GET: Operation = Operation { name: "get object", permission: "s3:GetObject" };
-const LOCATE: Operation = Operation { name: "locate bucket", permission: "s3:GetBucketLocation" };
+const GET: Operation = Operation { store: "s3", name: "get object", permission: "s3:GetObject" };
+const LOCATE: Operation = Operation { store: "s3", name: "locate bucket", permission: "s3:GetBucketLocation" };

@@ -7,8 +7,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use md5::{Digest, Md5};
 
-use super::endpoint::{AccessPoint, Endpoint};
+use super::endpoint::AccessPoint;
 use super::provider::Quirks;
+use crate::http::endpoint::Endpoint;
 use crate::url::setup;
 use crate::{ClientContext, Result};
 
@@ -162,12 +163,12 @@ impl Settings {
         let access_point = AccessPoint::parse(&bucket)?;
         let quirks = Quirks::of(options.endpoint.as_deref());
 
-        let configured = options.endpoint.as_deref().map(Endpoint::parse).transpose()?;
+        let configured = options.endpoint.as_deref().map(|text| Endpoint::parse("s3", text)).transpose()?;
         let own_endpoint = configured.is_some();
         let from_env = || context.env_var("AWS_ENDPOINT_URL_S3").or_else(|| context.env_var("AWS_ENDPOINT_URL"));
         let endpoint = match configured {
             Some(endpoint) => Some(endpoint),
-            None => from_env().as_deref().map(Endpoint::parse).transpose()?,
+            None => from_env().as_deref().map(|text| Endpoint::parse("s3", text)).transpose()?,
         };
         if access_point.is_some() && endpoint.is_some() {
             return Err(setup("s3: Path-style addressing cannot be used with ARN buckets; remove the endpoint"));

@@ -9,22 +9,20 @@
 //!
 //! Spec: backends §4.4, store-and-restore §3.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, StatusCode};
-use sha2::{Digest, Sha256};
 
-use super::api::{Answer, Api, COMPLETE, Call, Operation, crc32};
+use super::api::{Answer, Api, COMPLETE, Call, Exchange, Operation, crc32};
 use super::options::MIN_PART_SIZE;
 use super::xml::{self, CreatedUpload, PartReceipt};
-use crate::file::blocking;
 use crate::layout::{TIMESTAMP_METADATA, format_timestamp};
+use crate::parts::{PartLimits, PartSizes, Piece, Source, holds_same, total};
 use crate::url::setup;
-use crate::{Body, ByteStream, Error, ErrorKind, Result, WriteMode, WriteRequest};
+use crate::{Error, ErrorKind, Result, WriteMode, WriteRequest};
 
 /// Stores one file under `key` and returns its size.
 pub(super) async fn write(
@@ -37,7 +35,7 @@ pub(super) async fn write(
         return Err(setup(format!("s3: upload to {key}: part size must be at least {MIN_PART_SIZE} bytes")));
     }
     let mut source = Source::open(request.body).await?;
-    let parts = PartSizes::plan(api.settings.part_size, source.known_len, api.settings.quirks.equal_parts);
+    let parts = PartSizes::plan(PART_LIMITS, api.settings.part_size, source.known_len, api.settings.quirks.equal_parts);
     let upload = Upload {
         api: api.clone(),
         conditional: conditional.clone(),
@@ -270,33 +268,9 @@ impl Upload {
     /// The name is taken: success if the object holds the same bytes, which is
     /// what a repeated upload meets after a lost answer.
     async fn settle(&self, pieces: &[Piece]) -> Result<u64> {
-        let mut existing = self.api.read(&self.key, 0, 0).await?;
-        let mut rest = Bytes::new();
-        let mut same = true;
-        for piece in pieces {
-            let mut digest = Sha256::new();
-            let mut missing = piece.len;
-            while missing > 0 {
-                if rest.is_empty() {
-                    match existing.next().await {
-                        Some(data) => rest = data?,
-                        None => break,
-                    }
-                }
-                let len = usize::try_from(missing).unwrap_or(usize::MAX).min(rest.len());
-                digest.update(rest.split_to(len));
-                missing -= len as u64;
-            }
-            same = missing == 0 && digest.finalize()[..] == piece.sha256;
-            if !same {
-                break;
-            }
-        }
-        while same && rest.is_empty() {
-            match existing.next().await {
-                Some(data) => rest = data?,
-                None => return Ok(total(pieces)),
-            }
+        let existing = self.api.read(&self.key, 0, 0).await?;
+        if holds_same(existing, pieces).await? {
+            return Ok(total(pieces));
         }
         Err(Error::new(ErrorKind::Conflict, format!("s3: upload to {}: another object of this name exists", self.key)))
     }
@@ -345,137 +319,10 @@ fn with_crc32<'a>(api: &Api, call: Call<'a>, body: &[u8]) -> Result<Call<'a>> {
     call.header("x-amz-checksum-crc32", &crc32(body))?.header("x-amz-sdk-checksum-algorithm", "CRC32")
 }
 
-/// A stretch of the file as it was sent.
-struct Piece {
-    len: u64,
-    sha256: [u8; 32],
-}
-
-impl Piece {
-    fn of(body: &[u8]) -> Self {
-        Self { len: body.len() as u64, sha256: Sha256::digest(body).into() }
-    }
-}
-
-fn total(pieces: &[Piece]) -> u64 {
-    pieces.iter().map(|piece| piece.len).sum()
-}
-
 fn etag(answer: &Answer, key: &str) -> Result<String> {
     let etag = answer.headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
     etag.map(str::to_owned)
         .ok_or_else(|| Error::new(ErrorKind::Transient, format!("s3: upload to {key}: no ETag returned")))
-}
-
-/// How large each part is, so that ten thousand are enough.
-#[derive(Clone, Copy)]
-struct PartSizes {
-    base: u64,
-    grow: bool,
-}
-
-impl PartSizes {
-    fn plan(configured: u64, known_len: Option<u64>, equal_parts: bool) -> Self {
-        match known_len {
-            Some(len) => Self { base: configured.max(len.div_ceil(MAX_PARTS as u64)), grow: false },
-            None => Self { base: configured, grow: !equal_parts },
-        }
-    }
-
-    /// Bytes of part `number`. Of a body of unknown length, each further
-    /// thousand parts is twice as large: 5 MiB parts then reach S3's limits.
-    fn size(self, number: usize) -> u64 {
-        let doublings = if self.grow { number.saturating_sub(1) / 1000 } else { 0 };
-        self.base.saturating_mul(1 << doublings.min(10)).min(MAX_PART_SIZE)
-    }
-}
-
-/// The body as a supply of parts.
-struct Source {
-    known_len: Option<u64>,
-    supply: Supply,
-}
-
-enum Supply {
-    Bytes(Bytes),
-    File(std::fs::File),
-    Stream { stream: ByteStream, rest: Bytes },
-    End,
-}
-
-impl Source {
-    async fn open(body: Body) -> Result<Self> {
-        Ok(match body {
-            Body::Bytes(bytes) => Self { known_len: Some(bytes.len() as u64), supply: Supply::Bytes(bytes) },
-            Body::Stream(stream) => Self { known_len: None, supply: Supply::Stream { stream, rest: Bytes::new() } },
-            Body::File(path) => {
-                blocking(move || {
-                    let describe = |e| Error::io(format!("open {}", path.display()), e);
-                    let file = std::fs::File::open(&path).map_err(describe)?;
-                    let len = file.metadata().map_err(describe)?.len();
-                    Ok(Self { known_len: Some(len), supply: Supply::File(file) })
-                })
-                .await?
-            }
-        })
-    }
-
-    /// The next `len` bytes; fewer only at the end.
-    async fn next(&mut self, len: u64) -> Result<Bytes> {
-        let wanted = usize::try_from(len).unwrap_or(usize::MAX);
-        match std::mem::replace(&mut self.supply, Supply::End) {
-            Supply::End => Ok(Bytes::new()),
-            Supply::Bytes(mut bytes) => {
-                let part = bytes.split_to(wanted.min(bytes.len()));
-                self.supply = Supply::Bytes(bytes);
-                Ok(part)
-            }
-            Supply::File(mut file) => {
-                let (part, file) = blocking(move || {
-                    let mut part = Vec::new();
-                    (&mut file)
-                        .take(len)
-                        .read_to_end(&mut part)
-                        .map_err(|e| Error::io("read local file for upload", e))?;
-                    Ok((Bytes::from(part), file))
-                })
-                .await?;
-                self.supply = Supply::File(file);
-                Ok(part)
-            }
-            Supply::Stream { mut stream, mut rest } => {
-                let mut part = BytesMut::new();
-                loop {
-                    let taken = rest.split_to(rest.len().min(wanted - part.len()));
-                    if part.is_empty() && taken.len() == wanted {
-                        self.supply = Supply::Stream { stream, rest };
-                        return Ok(taken);
-                    }
-                    part.extend_from_slice(&taken);
-                    if part.len() == wanted {
-                        self.supply = Supply::Stream { stream, rest };
-                        return Ok(part.freeze());
-                    }
-                    match stream.next().await {
-                        Some(data) => rest = data?,
-                        None => return Ok(part.freeze()),
-                    }
-                }
-            }
-        }
-    }
-
-    /// All the rest as digests, for a comparison without an upload.
-    async fn pieces(&mut self, first: Bytes, sizes: PartSizes) -> Result<Vec<Piece>> {
-        let mut pieces = vec![Piece::of(&first)];
-        loop {
-            let part = self.next(sizes.size(1)).await?;
-            if part.is_empty() {
-                return Ok(pieces);
-            }
-            pieces.push(Piece::of(&part));
-        }
-    }
 }
 
 /// Removes the parts of an upload that does not come to its end, even when the
@@ -521,49 +368,13 @@ async fn abort(api: &Api, key: &str, upload_id: &str) {
     }
 }
 
-const PUT: Operation = Operation { name: "put object", permission: "s3:PutObject" };
-const CREATE: Operation = Operation { name: "create upload of", permission: "s3:PutObject" };
-const PART: Operation = Operation { name: "upload part of", permission: "s3:PutObject" };
-const ABORT: Operation = Operation { name: "abort upload of", permission: "s3:AbortMultipartUpload" };
+const PUT: Operation = Operation { store: "s3", name: "put object", permission: "s3:PutObject" };
+const CREATE: Operation = Operation { store: "s3", name: "create upload of", permission: "s3:PutObject" };
+const PART: Operation = Operation { store: "s3", name: "upload part of", permission: "s3:PutObject" };
+const ABORT: Operation = Operation { store: "s3", name: "abort upload of", permission: "s3:AbortMultipartUpload" };
 
 const TIMESTAMP_HEADER: &str = "x-amz-meta-litestream-timestamp";
 
 /// Limits of the protocol.
 const MAX_PARTS: usize = 10_000;
-const MAX_PART_SIZE: u64 = 5 << 30;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ten_thousand_parts_are_enough() {
-        let unknown = PartSizes::plan(MIN_PART_SIZE, None, false);
-        assert_eq!(unknown.size(1), MIN_PART_SIZE);
-        assert_eq!(unknown.size(1000), MIN_PART_SIZE);
-        assert_eq!(unknown.size(1001), 2 * MIN_PART_SIZE);
-        let all: u64 = (1..=MAX_PARTS).map(|number| unknown.size(number)).sum();
-        assert!(all > 4 << 40, "{all}");
-
-        let large = PartSizes::plan(MIN_PART_SIZE, Some(1 << 40), false);
-        assert!(large.size(1) * MAX_PARTS as u64 >= 1 << 40);
-        assert_eq!(large.size(9999), large.size(1));
-
-        let equal = PartSizes::plan(MIN_PART_SIZE, None, true);
-        assert_eq!(equal.size(9999), MIN_PART_SIZE);
-    }
-
-    #[tokio::test]
-    async fn streams_are_cut_into_full_parts() {
-        let chunks = [1usize, 4, 10, 0, 3, 8].map(|len| Ok(Bytes::from(vec![7; len])));
-        let mut source = Source::open(Body::Stream(Box::pin(stream::iter(chunks)))).await.unwrap();
-        let mut lens = Vec::new();
-        loop {
-            match source.next(10).await.unwrap().len() {
-                0 => break,
-                len => lens.push(len),
-            }
-        }
-        assert_eq!(lens, [10, 10, 6]);
-    }
-}
+const PART_LIMITS: PartLimits = PartLimits { max_parts: MAX_PARTS, max_size: 5 << 30 };

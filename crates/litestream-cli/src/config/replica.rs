@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use litestream_replica::ReplicaClient;
+use litestream_replica::abs::AbsOptions;
 use litestream_replica::file::FileOptions;
+use litestream_replica::gs::GsOptions;
 use litestream_replica::s3::S3Options;
 use litestream_replica::url::{ReplicaUrl, unsupported_type};
 
@@ -52,6 +54,8 @@ impl ReplicaSettings {
         let place = match kind {
             "file" => self.resolve_file(surroundings),
             "s3" => self.resolve_s3(surroundings),
+            "abs" => self.resolve_abs(),
+            "gs" => self.resolve_gs(),
             other => Err(unsupported_type(other).to_string()),
         }?;
         Ok(match &self.below {
@@ -136,6 +140,31 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(ReplicaUrl::S3(own)) };
         match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
             ReplicaUrl::S3(url) => Ok(ReplicaUrl::S3(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_abs(&self) -> Result<ReplicaUrl, String> {
+        let own = AbsOptions {
+            account_name: self.account_name.clone(),
+            account_key: self.account_key.clone(),
+            sas_token: self.sas_token.clone(),
+            bucket: self.bucket.clone(),
+            path: self.path.clone(),
+            endpoint: self.endpoint.clone(),
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::Abs(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::Abs(url) => Ok(ReplicaUrl::Abs(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_gs(&self) -> Result<ReplicaUrl, String> {
+        let own = GsOptions { bucket: self.bucket.clone(), path: self.path.clone() };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::Gs(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::Gs(url) => Ok(ReplicaUrl::Gs(own.or_from_url(url))),
             other => Err(unsupported_type(other.kind()).to_string()),
         }
     }

@@ -13,6 +13,7 @@
 )]
 
 pub mod application;
+pub mod backend;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,6 +35,11 @@ pub fn ours() -> Program {
 pub enum Place {
     File,
     S3(Bucket),
+    /// Any other: its `replica:` mapping, and what programs need to know besides.
+    Other {
+        config: String,
+        environment: Vec<(&'static str, String)>,
+    },
 }
 
 /// A database, its replica and everything around them; gone when dropped.
@@ -56,6 +62,17 @@ impl Site {
     /// With a replica in a bucket of a server of the test's own.
     pub fn on_server(server: &S3Server) -> Self {
         Self { place: Place::S3(server.fresh_bucket().unwrap()), ..Self::new() }
+    }
+
+    /// With a replica as `config` says, for programs with this environment.
+    pub fn with_replica(config: String, environment: Vec<(&'static str, String)>) -> Self {
+        Self { place: Place::Other { config, environment }, ..Self::new() }
+    }
+
+    /// `program` with what it must know to reach the replica.
+    fn equip(&self, program: &Program) -> Program {
+        let Place::Other { environment, .. } = &self.place else { return program.clone() };
+        environment.iter().fold(program.clone(), |program, (name, value)| program.env(name, value))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,6 +105,7 @@ impl Site {
         let replica = match &self.place {
             Place::File => format!("type: file\npath: {}\n", self.replica().display()),
             Place::S3(bucket) => bucket.config("replica"),
+            Place::Other { config, .. } => config.clone(),
         };
         let replica: String = replica.lines().map(|line| format!("      {line}\n")).collect();
         let text = format!(
@@ -104,7 +122,7 @@ impl Site {
         let config = self.path("litestream.yml");
         let words = [OsStr::new(command), OsStr::new("-config"), config.as_os_str()];
         let args = args.iter().map(OsStr::new);
-        program.run(words.into_iter().chain(args).chain([self.db().as_os_str()])).unwrap()
+        self.equip(program).run(words.into_iter().chain(args).chain([self.db().as_os_str()])).unwrap()
     }
 
     /// What `program` restores, or what it says against it.
@@ -223,7 +241,7 @@ pub struct Listed {
 impl Site {
     /// Starts `program` on the configuration.
     pub fn daemon(&self, program: &Program) -> litestream_testkit::daemon::Daemon {
-        program.replicate(&self.path("litestream.yml"), &self.log()).unwrap()
+        self.equip(program).replicate(&self.path("litestream.yml"), &self.log()).unwrap()
     }
 
     /// `replicate -once`.
@@ -231,7 +249,7 @@ impl Site {
     pub fn once(&self, program: &Program) {
         let config = self.path("litestream.yml");
         let words = [OsStr::new("replicate"), OsStr::new("-once"), OsStr::new("-config"), config.as_os_str()];
-        program.run(words).unwrap().success().unwrap();
+        self.equip(program).run(words).unwrap().success().unwrap();
     }
 
     /// All files of the replica, as upstream lists them.

@@ -193,3 +193,103 @@ pub(crate) fn is_only_anchor(situation: &Situation<'_>) -> bool {
 const ONE_PAGE_OVERHEAD: u64 = 512;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+mod tests {
+    use litestream_replica::{FileId, FileInfo};
+
+    use super::*;
+
+    const NOON: &str = "2026-03-02T12:00:10Z";
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn file(level: u8, min: u64, max: u64, size: u64) -> FileInfo {
+        let id = FileId { level: Level::new(level).unwrap(), min: Txid::new(min), max: Txid::new(max) };
+        FileInfo { id, size, created_at: at(NOON) }
+    }
+
+    fn review(agenda: &mut Agenda, files: &[FileInfo], now: &str) {
+        let inventory = Inventory::new(files.iter().copied());
+        let situation = Situation {
+            inventory: &inventory,
+            position: inventory.newest_txid(),
+            page_len: 4096,
+            has_old_local_files: false,
+        };
+        agenda.review(&situation, &StoreOptions::default(), at(now));
+    }
+
+    fn level(level: u8) -> Task {
+        Task::Compact(Level::new(level).unwrap())
+    }
+
+    #[test]
+    fn an_idle_database_has_an_empty_agenda() {
+        let mut agenda = Agenda::default();
+        // An image and the file that makes level 0 carry the newest TXID.
+        review(&mut agenda, &[file(9, 1, 1, 100_000), file(0, 2, 2, 300)], NOON);
+        assert_eq!((agenda.next(Lane::Levels), agenda.next(Lane::Snapshots)), (None, None));
+        // Everything is in every level and in a snapshot; the newest files stay.
+        let settled =
+            [file(0, 3, 3, 9000), file(1, 2, 3, 9000), file(2, 2, 3, 9000), file(3, 2, 3, 9000), file(9, 1, 3, 1)];
+        review(&mut agenda, &settled, NOON);
+        assert_eq!((agenda.next(Lane::Levels), agenda.next(Lane::Snapshots)), (None, None));
+    }
+
+    #[test]
+    fn what_is_new_waits_for_the_boundary_of_each_level() {
+        let mut agenda = Agenda::default();
+        review(&mut agenda, &[file(9, 1, 1, 100_000), file(0, 2, 2, 300)], NOON);
+        let mut files = vec![file(9, 1, 1, 100_000), file(0, 2, 2, 300), file(0, 3, 3, 9000)];
+        review(&mut agenda, &files, NOON);
+        assert_eq!(agenda.next(Lane::Levels), Some(at("2026-03-02T12:00:30Z")));
+        assert_eq!(agenda.next(Lane::Snapshots), Some(at("2026-03-03T00:00:00Z")));
+        // More of the same does not move it.
+        files.push(file(0, 4, 4, 9000));
+        review(&mut agenda, &files, "2026-03-02T12:00:29Z");
+        assert_eq!(agenda.next(Lane::Levels), Some(at("2026-03-02T12:00:30Z")));
+        assert_eq!(agenda.take_due(Lane::Levels, at("2026-03-02T12:00:29Z")), []);
+        assert_eq!(agenda.take_due(Lane::Levels, at("2026-03-02T12:00:30Z")), [level(1)]);
+        files.push(file(1, 2, 4, 9000));
+        review(&mut agenda, &files, "2026-03-02T12:00:31Z");
+        assert_eq!(agenda.entries.get(&level(2)), Some(&at("2026-03-02T12:05:00Z")));
+    }
+
+    #[test]
+    fn what_an_earlier_process_left_is_due_at_once() {
+        let mut agenda = Agenda::default();
+        review(&mut agenda, &[file(9, 1, 1, 1), file(0, 2, 2, 300), file(0, 3, 3, 9000)], NOON);
+        assert_eq!(agenda.take_due(Lane::Levels, at(NOON)), [level(1)]);
+        assert_eq!(agenda.take_due(Lane::Snapshots, at(NOON)), [Task::Snapshot]);
+    }
+
+    #[test]
+    fn merged_files_are_looked_at_when_they_are_old_enough() {
+        let mut agenda = Agenda::default();
+        let files = [
+            file(9, 1, 4, 1),
+            file(0, 3, 3, 9),
+            file(0, 4, 4, 9),
+            file(1, 2, 4, 9),
+            file(2, 2, 4, 9),
+            file(3, 2, 4, 9),
+        ];
+        review(&mut agenda, &files, NOON);
+        assert_eq!(agenda.next(Lane::Levels), Some(at("2026-03-02T12:05:15Z")), "a check after five minutes");
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time() {
+        let mut agenda = Agenda::default();
+        let now = at(NOON);
+        let pauses: Vec<u64> = (0..12).map(|_| agenda.failed([level(1)], now).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(agenda.next(Lane::Levels), Some(after(now, MAX_PAUSE)));
+        agenda.succeeded();
+        assert_eq!(agenda.next(Lane::Levels), Some(now));
+    }
+}

@@ -361,7 +361,7 @@ impl Database {
                     db = self.name(),
                     level = level.get(),
                     r#type = problem.kind.name(),
-                    message = %problem,
+                    message_ = %problem,
                     "validation error detected"
                 );
             }

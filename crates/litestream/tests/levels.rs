@@ -38,7 +38,7 @@ async fn every_recorded_moment_of_the_window_is_restored_after_hours_of_work() {
     let daemon = Daemon::start(&setup, short_intervals(), clock.clone());
     let mut images: BTreeMap<u64, Image> = BTreeMap::new();
     let mut rounds = 0;
-    while clock.elapsed() < 7 * HOUR {
+    while clock.elapsed() < 5 * HOUR {
         rounds += 1;
         match rng.u8(..12) {
             0 => app.execute_batch("DELETE FROM t WHERE id % 3 = 0; VACUUM").unwrap(),
@@ -51,7 +51,7 @@ async fn every_recorded_moment_of_the_window_is_restored_after_hours_of_work() {
     }
     pass(5 * MINUTE).await;
     let status = daemon.db.status();
-    assert!(status.compactions > 60, "{rounds} rounds, {status:?}");
+    assert!(status.compactions > 40, "{rounds} rounds, {status:?}");
     assert_eq!((status.compaction_errors, status.problems_found), (0, 0), "{status:?}");
     let counts = daemon.meter.snapshot();
     // Snapshots stand in for none of them: nothing was read back at all.
@@ -67,7 +67,7 @@ async fn every_recorded_moment_of_the_window_is_restored_after_hours_of_work() {
         image.assert_same(&setup.restored_at(ltx::Txid::new(*point)).await, &format!("seed {seed}, txid {point}"));
         compared += 1;
     }
-    assert!(compared > 12, "{compared} of {} points, {} images", points.len(), images.len());
+    assert!(compared > 8, "{compared} of {} points, {} images", points.len(), images.len());
     assert!(setup.level(9).len() <= 5, "{:?}", setup.level(9));
     assert!(setup.level(0).len() < 20, "{:?}", setup.level(0));
     setup.assert_restores("by upstream");
@@ -189,4 +189,128 @@ async fn a_backlog_is_sent_and_merged_without_waiting_between_rounds() {
     assert!(!setup.level(1).is_empty());
     setup.assert_restores("after the backlog");
     support::close(&store).await;
+}
+
+/// Thirty databases are due at the same boundary: all of them are served, a few
+/// at a time.
+#[tokio::test(start_paused = true)]
+async fn many_databases_at_one_boundary_are_served_a_few_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let gauge = std::sync::Arc::new(Gauge::default());
+    let store = litestream::Store::new(short_intervals(), PausedClock::new());
+    let mut databases = Vec::new();
+    for number in 0..30 {
+        let setup = Setup { dir: tempfile::tempdir_in(&dir).unwrap() };
+        let app = setup.application();
+        scenario::commit(&app, 5).unwrap();
+        let client = Gauged { inner: setup.client(), gauge: gauge.clone() };
+        let options = litestream::DbOptions::new(setup.db());
+        let db = store.add(options, std::sync::Arc::new(client), Default::default()).unwrap();
+        databases.push((number, setup, app, db));
+    }
+    store.start();
+    pass(5 * SECOND).await;
+    for (_, _, app, _) in &databases {
+        scenario::commit(app, 2).unwrap();
+    }
+    pass(20 * SECOND).await;
+    assert_eq!(gauge.most(), 0, "nothing before the boundary");
+    pass(10 * SECOND).await;
+    for (number, setup, _, db) in &databases {
+        assert_eq!(setup.level(1).len(), 1, "database {number}: {:?}", db.status());
+    }
+    assert!((2..=8).contains(&gauge.most()), "{} at once", gauge.most());
+    support::close(&store).await;
+}
+
+/// How many writes of level 1 run, and the most there ever were at once.
+#[derive(Default)]
+struct Gauge {
+    now: std::sync::atomic::AtomicUsize,
+    most: std::sync::atomic::AtomicUsize,
+}
+
+impl Gauge {
+    fn most(&self) -> usize {
+        self.most.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+struct Gauged {
+    inner: std::sync::Arc<litestream_replica::file::FileClient>,
+    gauge: std::sync::Arc<Gauge>,
+}
+
+#[async_trait::async_trait]
+impl litestream_replica::ReplicaClient for Gauged {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn log_fields(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    async fn init(&self) -> litestream_replica::Result<()> {
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        level: litestream_replica::Level,
+        seek: ltx::Txid,
+        metadata: bool,
+    ) -> litestream_replica::Result<Vec<litestream_replica::FileInfo>> {
+        self.inner.list(level, seek, metadata).await
+    }
+
+    async fn open(
+        &self,
+        id: litestream_replica::FileId,
+        offset: u64,
+        len: u64,
+    ) -> litestream_replica::Result<litestream_replica::ByteStream> {
+        self.inner.open(id, offset, len).await
+    }
+
+    async fn write(
+        &self,
+        request: litestream_replica::WriteRequest,
+    ) -> litestream_replica::Result<litestream_replica::FileInfo> {
+        use std::sync::atomic::Ordering::SeqCst;
+        if request.id.level.get() != 1 {
+            return self.inner.write(request).await;
+        }
+        let now = self.gauge.now.fetch_add(1, SeqCst) + 1;
+        self.gauge.most.fetch_max(now, SeqCst);
+        pass(Duration::from_millis(200)).await;
+        let result = self.inner.write(request).await;
+        self.gauge.now.fetch_sub(1, SeqCst);
+        result
+    }
+
+    async fn delete(&self, files: &[litestream_replica::FileId]) -> litestream_replica::Result<()> {
+        self.inner.delete(files).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> litestream_replica::Result<Vec<litestream_replica::ObjectInfo>> {
+        self.inner.list_objects(prefix).await
+    }
+
+    async fn open_object(
+        &self,
+        key: &str,
+        offset: u64,
+        len: u64,
+    ) -> litestream_replica::Result<litestream_replica::ByteStream> {
+        self.inner.open_object(key, offset, len).await
+    }
+
+    async fn delete_all(&self) -> litestream_replica::Result<()> {
+        self.inner.delete_all().await
+    }
 }

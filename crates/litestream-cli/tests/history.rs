@@ -160,3 +160,35 @@ fn enforced_retention_deletes_what_its_preview_says() {
     assert_eq!(site.listed().len(), before - deleted, "{table}\n{:?}", site.listed());
     site.assert_restores(&format!("seed {seed}, after retention"));
 }
+
+/// A hole in a level is reported as upstream reports it, and healed.
+#[test]
+fn validation_reports_a_hole_and_heals_it() {
+    let site = Site::new();
+    let seed = seed();
+    site.config("levels: [{interval: 1s}]\nvalidation: {interval: 1s}\nl0-retention: 1s\n");
+    let application = Application::start(&site.db(), seed, 50, PACE);
+    let mut daemon = site.daemon(&ours());
+    daemon.wait_for_log("compaction complete", LIMIT).unwrap();
+    let started = Instant::now();
+    let removed = loop {
+        assert!(started.elapsed() < LIMIT, "seed {seed}: level 1 never has four files");
+        thread::sleep(Duration::from_millis(100));
+        let files = site.level(1);
+        // Its transactions must be gone from level 0 by now, else nothing is lost.
+        if let [_, (name, _), .., _] = files.as_slice()
+            && site.level(0).first().is_some_and(|(first, _)| first.min > name.max)
+            && files.len() > 3
+        {
+            break *name;
+        }
+    };
+    fs::remove_file(site.replica().join(format!("ltx/1/{removed}"))).unwrap();
+    let line = daemon.wait_for_log("validation error detected", LIMIT).unwrap();
+    assert!(line.contains("level=1 type=gap message=\"TXID gap detected: prev.MaxTXID="), "{line}");
+    daemon.wait_for_log("replica is healthy again", LIMIT).unwrap();
+    application.pause();
+    site.wait_until_replicated(LIMIT, "after healing");
+    assert!(daemon.terminate(LIMIT).unwrap().success());
+    site.assert_restores(&format!("seed {seed}, after healing"));
+}

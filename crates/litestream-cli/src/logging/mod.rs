@@ -131,9 +131,13 @@ struct Facts {
 
 impl Facts {
     fn add(&mut self, field: &Field, value: Value) {
-        // A field may be called by a Rust keyword.
-        let name = field.name();
-        self.fields.push((name.strip_prefix("r#").unwrap_or(name), value));
+        // A field may be called by a Rust keyword, and the library that makes the
+        // records keeps the name `message` for the text of the line.
+        let name = match field.name() {
+            "message_" => "message",
+            name => name.strip_prefix("r#").unwrap_or(name),
+        };
+        self.fields.push((name, value));
     }
 }
 

@@ -104,3 +104,20 @@ fn status_reads_local_files_only() {
     );
     assert_eq!(sandbox.run(&["status", "-config", &config, ""]).stdout.lines().count(), 5, "no path is every path");
 }
+
+/// What the daemon found to be wrong with a replica stands behind the table until
+/// it is healed.
+#[test]
+fn status_shows_what_is_wrong_with_a_replica() {
+    let sandbox = Sandbox::new();
+    sandbox.replica();
+    let config = sandbox.write("c.yml", "dbs: [{path: a.db, replica: {path: gone}}]");
+    let healthy = sandbox.run(&["status", "-config", &config]).stdout;
+    std::fs::write(sandbox.path(".a.db-litestream/replica-problem"), "since 2026: the replica is empty\n").unwrap();
+    let outcome = sandbox.run(&["status", "-config", &config]);
+    let line = format!("{}: replica is being healed: since 2026: the replica is empty\n", sandbox.text("a.db"));
+    assert_eq!(outcome.stdout, healthy + &line);
+    let outcome = sandbox.run(&["status", "-json", "-config", &config]);
+    let rows: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(rows[0]["replica_problem"], "since 2026: the replica is empty");
+}

@@ -1,7 +1,8 @@
 //! The local copy of a merged file.
 //!
 //! It carries another name until the store has it, so a file under the final name
-//! is one that was uploaded. Dropped before that, it is removed.
+//! is one that was uploaded. Dropped before that, it is removed. The other name does not
+//! end in `.tmp`: upstream sweeps such files of the directory both may use.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,7 +23,7 @@ impl Staging {
     /// overwritten.
     pub(super) fn create(path: PathBuf) -> Result<(Self, File), Fault> {
         let mut unfinished = path.clone().into_os_string();
-        unfinished.push(".tmp");
+        unfinished.push(".part");
         let unfinished = PathBuf::from(unfinished);
         let failed = |err| Fault::Other(Error::io(format!("create {}", unfinished.display()), err));
         if let Some(dir) = path.parent() {

@@ -114,7 +114,9 @@ impl Job {
 
     async fn work(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
         let preparing = async {
-            if let Some(old) = litestream_replica::v3::find(&*self.client, self.target).await? {
+            // What is followed are LTX files; an old backup does not grow.
+            let may_be_old = !self.arguments.is_set("f");
+            if may_be_old && let Some(old) = litestream_replica::v3::find(&*self.client, self.target).await? {
                 return Ok(Prepared::Old(old));
             }
             self.check_timestamp().await?;

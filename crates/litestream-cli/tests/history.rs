@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::program::Program;
+use litestream_testkit::s3_server::Kind;
 use litestream_testkit::upstream;
 use site::application::Application;
 use site::{Site, ours, seed};
@@ -91,17 +92,15 @@ fn assert_every_point(site: &Site, moments: &BTreeMap<String, Image>, seed: u64)
     site.assert_restores(&format!("seed {seed}, the newest state"));
 }
 
-#[test]
-fn upstream_restores_every_point_of_a_history_that_ours_compacted() {
-    let site = Site::new();
+fn ours_compacts(site: &Site) {
     let seed = seed();
     site.config(FAST);
     let application = Application::start(&site.db(), seed, 200, PACE);
     let mut moments = BTreeMap::new();
-    work(&site, &ours(), &application, 4, &mut moments);
+    work(site, &ours(), &application, 4, &mut moments);
     let levels: BTreeSet<u8> = site.listed().iter().map(|file| file.level).collect();
     assert_eq!(levels, [0, 1, 2, 3, 9].into(), "seed {seed}");
-    assert_every_point(&site, &moments, seed);
+    assert_every_point(site, &moments, seed);
     let log = fs::read_to_string(site.log()).unwrap();
     for line in [
         "msg=\"compaction complete\" system=store db=app.db level=3 txid.min=",
@@ -112,6 +111,16 @@ fn upstream_restores_every_point_of_a_history_that_ours_compacted() {
     }
     assert!(!log.contains("level=ERROR") && !log.contains("post-compaction"), "{log}");
     site.assert_no_panic();
+}
+
+#[test]
+fn upstream_restores_every_point_of_a_history_that_ours_compacted() {
+    ours_compacts(&Site::new());
+}
+
+#[test]
+fn upstream_restores_every_point_of_a_history_that_ours_compacted_in_s3() {
+    ours_compacts(&Site::on(Kind::Moto));
 }
 
 /// One after the other writes, compacts and expires the same prefix.

@@ -31,6 +31,7 @@ mod snapshot;
 mod sqlite;
 mod staged;
 mod store;
+mod turn;
 mod upkeep;
 pub mod validation;
 mod wal;

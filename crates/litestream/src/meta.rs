@@ -5,7 +5,8 @@
 //!   ltx/0/<txid>-<txid>.ltx   level-0 files, kept until uploaded and old enough
 //!   position                  where capture stands (ours; see `position`)
 //!   page-sums                 checksum of every page (ours; see `page_sums`)
-//!   open-delta                scratch space for pages between two files (ours)
+//!   open-delta, sealed-delta  scratch space for pages between two files (ours)
+//!   held-tail                 scratch space for frames copied under the lock (ours)
 //!   compacted/<level>/…       copies of merged files (ours; see `staged`)
 //!   replica-problem           what is wrong with the replica (ours; see `health`)
 //!   lock                      held while a daemon works on this database (ours)
@@ -19,10 +20,12 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ltx::{FileName, Txid};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::turn::{DiskTurn, Turn};
 
 /// Where the local state of `db` lives unless configured: `<dir>/.<file>-litestream`.
 pub fn default_path(db: &Path) -> PathBuf {
@@ -177,12 +180,14 @@ impl MetaDir {
         list_l0(&self.root).map_err(|e| Error::io("list local ltx files", e))
     }
 
-    /// Writes a level-0 file under its temporary name. It becomes real, and
+    /// Writes a level-0 file under its temporary name. With a `turn` it is flushed
+    /// piece by piece, each when the disk is free. It becomes real, and
     /// durable, by [`publish_l0`](Self::publish_l0); dropping it removes it.
     pub(crate) fn stage_l0<T>(
         &self,
         txid: Txid,
-        write: impl FnOnce(&mut io::BufWriter<File>) -> Result<T>,
+        turn: Option<&DiskTurn>,
+        write: impl FnOnce(&mut io::BufWriter<Steady>) -> Result<T>,
     ) -> Result<(StagedL0, T)> {
         let path = self.l0_path(txid);
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
@@ -193,17 +198,19 @@ impl MetaDir {
         let file = File::create(&staging).map_err(|e| stage("stage-open", e))?;
         let unfinished = Unfinished { path: staging };
         self.ownership.apply_to_file(&unfinished.path).map_err(|e| stage("stage-open", e))?;
-        let mut out = io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
+        let mut out =
+            io::BufWriter::with_capacity(WRITE_BUFFER_LEN, Steady { file, unflushed: 0, turn: turn.cloned() });
         let value = write(&mut out)?;
-        let file = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
-        Ok((StagedL0 { path, file, unfinished }, value))
+        let out = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
+        Ok((StagedL0 { path, out, unfinished }, value))
     }
 
     /// Makes a staged file durable under its final name and returns its path.
     pub(crate) fn publish_l0(&self, staged: StagedL0) -> Result<PathBuf> {
-        let StagedL0 { path, file, unfinished } = staged;
+        let StagedL0 { path, out, unfinished } = staged;
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
-        file.sync_all().map_err(|e| stage("stage-sync", e))?;
+        let _turn = out.turn();
+        out.file.sync_all().map_err(|e| stage("stage-sync", e))?;
         fs::rename(&unfinished.path, &path).map_err(|e| stage("rename", e))?;
         unfinished.keep();
         sync_dir(&self.l0_dir()).map_err(|e| stage("stage-sync", e))?;
@@ -256,11 +263,43 @@ impl MetaDir {
     }
 }
 
+/// A file that, with a turn, is flushed piece by piece as it grows: one large flush
+/// at the end would stand in the way of a checkpoint for as long.
+#[derive(Debug)]
+pub(crate) struct Steady {
+    file: File,
+    unflushed: usize,
+    turn: Option<DiskTurn>,
+}
+
+impl Steady {
+    fn turn(&self) -> Option<Turn> {
+        self.turn.as_ref().and_then(|turn| turn.wait(MAX_WAIT))
+    }
+}
+
+impl io::Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.file.write(bytes)?;
+        self.unflushed += len;
+        if self.turn.is_some() && self.unflushed >= FLUSH_LEN {
+            let _turn = self.turn();
+            self.file.sync_data()?;
+            self.unflushed = 0;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A level-0 file that is written but neither durable nor visible.
 #[derive(Debug)]
 pub(crate) struct StagedL0 {
     path: PathBuf,
-    file: File,
+    out: Steady,
     unfinished: Unfinished,
 }
 
@@ -313,4 +352,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+const FLUSH_LEN: usize = 4 << 20;
+/// A checkpoint under the write lock is over long before.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 const WRITE_BUFFER_LEN: usize = 256 << 10;

@@ -233,7 +233,7 @@ impl Failures {
 const SAFETY_SCAN: Duration = Duration::from_secs(15);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// First look at how fast the WAL grows after a capture.
-const FIRST_LOOK: Duration = Duration::from_millis(25);
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// WAL bytes that are captured without waiting for `sync-interval`.
 const MAX_BACKLOG: u64 = 4 << 20;
 const SLOW_GROWTH: u64 = 256 << 10;

@@ -18,17 +18,19 @@ use std::sync::Arc;
 
 use ltx::{PageSize, Pgno};
 
-use super::Capture;
+use super::sealed::SealedDelta;
+use super::{Base, Capture};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::wal::{Frames, WalPosition};
 
 /// See the module's description.
 pub(super) struct OpenDelta {
-    scratch: Arc<File>,
+    name: &'static str,
+    pub(super) scratch: Arc<File>,
     page_size: PageSize,
     /// Where each page stands in the scratch file.
-    pages: BTreeMap<Pgno, u64>,
+    pub(super) pages: BTreeMap<Pgno, u64>,
     /// Length of the scratch file in use.
     len: u64,
     commit: u32,
@@ -56,10 +58,11 @@ impl OpenDelta {
 }
 
 impl Capture {
-    /// The position with what the open delta holds on top: where capture goes on.
+    /// The position with what the deltas hold on top: where capture goes on.
     pub(super) fn captured(&self) -> Result<Position> {
         let position = self.known()?;
-        Ok(match &self.delta {
+        let newest = self.delta.as_ref().or(self.sealed.as_ref().map(|sealed| &sealed.delta));
+        Ok(match newest {
             Some(delta) => Position { commit: delta.commit, wal: delta.end, ..position },
             None => position,
         })
@@ -67,7 +70,20 @@ impl Capture {
 
     /// True when captured pages wait to become a transaction.
     pub(crate) fn has_open_delta(&self) -> bool {
-        self.delta.is_some()
+        self.delta.is_some() || self.sealed.is_some()
+    }
+
+    /// Moves the place behind what was captured, when the WAL has started over.
+    pub(super) fn move_captured(&mut self, here: Position) -> Result<()> {
+        let newest = self.delta.as_mut().or(self.sealed.as_mut().map(|sealed| &mut sealed.delta));
+        match newest {
+            Some(delta) => delta.end = here.wal,
+            None => {
+                self.base = Base::Known(here);
+                self.local_mut()?.position_file.store(&here)?;
+            }
+        }
+        Ok(())
     }
 
     /// True when the open delta is large enough to become a transaction early.
@@ -75,17 +91,24 @@ impl Capture {
         self.delta.as_ref().is_some_and(|delta| delta.len >= MAX_DELTA_LEN)
     }
 
+    /// The scratch file that no sealed delta is read from.
+    fn free_scratch(&self) -> &'static str {
+        let [first, second] = SCRATCH;
+        if self.sealed.as_ref().is_some_and(|sealed| sealed.delta.name == first) { second } else { first }
+    }
+
     /// Adds a range of frames to the open delta. On failure nothing captured since
     /// the last file is believed any more.
-    pub(super) fn absorb(&mut self, frames: &Frames) -> Result<()> {
+    pub(super) fn absorb(&mut self, frames: &Frames, wal: &File) -> Result<()> {
         let position = self.captured()?;
-        let wal = self.live()?.wal.clone();
         let mut delta = match self.delta.take() {
             Some(delta) => delta,
             None => {
-                let scratch = self.local()?.meta.open_side_file("open-delta")?;
+                let name = self.free_scratch();
+                let scratch = self.local()?.meta.open_side_file(name)?;
                 scratch.set_len(0).map_err(|e| Error::io("stage-open open delta", e))?;
                 OpenDelta {
+                    name,
                     scratch: Arc::new(scratch),
                     page_size: position.page_size,
                     pages: BTreeMap::new(),
@@ -95,7 +118,7 @@ impl Capture {
                 }
             }
         };
-        match delta.absorb(frames, &wal) {
+        match delta.absorb(frames, wal) {
             Ok(()) => {
                 self.delta = Some(delta);
                 Ok(())
@@ -107,21 +130,62 @@ impl Capture {
         }
     }
 
-    /// Makes the open delta the next transaction. On failure it stays open and can
-    /// be tried again; its TXID is not used up.
+    /// Makes everything captured so far transactions, and waits for them. On failure
+    /// nothing is lost and it can be tried again; no TXID is used up.
     pub(super) fn publish_delta(&mut self) -> Result<()> {
-        let position = self.known()?;
+        self.finish_sealed(true)?;
+        if self.delta.is_some() {
+            self.seal_delta()?;
+            self.finish_sealed(true)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the open delta become a transaction on the side, if it is worth a thread
+    /// and the one before it is done; capture goes on meanwhile.
+    pub(super) fn publish_delta_aside(&mut self) -> Result<()> {
+        self.finish_sealed(false)?;
         let Some(delta) = &self.delta else { return Ok(()) };
-        let (scratch, commit, end) = (delta.scratch.clone(), delta.commit, delta.end);
-        let pages = delta.pages.clone();
-        self.write_l0(&position, commit, end, &pages, &scratch)?;
-        self.delta = None;
+        if self.sealed.is_some() {
+            return Ok(());
+        }
+        if delta.len < ASIDE_LEN { self.publish_delta() } else { self.seal_delta() }
+    }
+
+    fn seal_delta(&mut self) -> Result<()> {
+        let position = self.known()?;
+        let Some(delta) = self.delta.take() else { return Ok(()) };
+        let header = self.l0_header(&position, delta.commit, delta.end);
+        let meta = self.local()?.meta.clone();
+        self.sealed = Some(SealedDelta::start(meta, self.turn.clone(), header, delta));
+        Ok(())
+    }
+
+    /// Makes a sealed delta the new position when its file is durable; waits for that
+    /// if told to. After a failure the next call tries again.
+    pub(super) fn finish_sealed(&mut self, wait: bool) -> Result<()> {
+        let Some(sealed) = &mut self.sealed else { return Ok(()) };
+        let Some(written) = sealed.written(wait)? else { return Ok(()) };
+        let (commit, end) = (sealed.delta.commit, sealed.delta.end);
+        let scratch = sealed.delta.scratch.clone();
+        let from = self.known()?;
+        self.publish(written.position(from, commit, end), &written.sums)?;
+        self.sealed = None;
         // The space is wanted back, but the pages are safe whether or not it comes.
         scratch.set_len(0).map_err(|e| Error::io("empty open delta", e))
     }
+
+    /// Forgets pages that are no transaction yet. A file that was being written may
+    /// still appear; it is then found like one from before a crash.
+    pub(super) fn drop_deltas(&mut self) {
+        self.delta = None;
+        self.sealed = None;
+    }
 }
 
-/// Bytes of pages after which a delta becomes a transaction before its time. Encoding
-/// and flushing it holds up capture, and a fast writer fills the WAL meanwhile: with
-/// 64 MiB it reached 160 MB, with 8 MiB it stays below 64 MB.
-const MAX_DELTA_LEN: u64 = 8 << 20;
+/// Names of the two scratch files: one fills while the other becomes a file.
+const SCRATCH: [&str; 2] = ["open-delta", "sealed-delta"];
+/// Bytes of pages after which a delta becomes a transaction before its time.
+const MAX_DELTA_LEN: u64 = 32 << 20;
+/// Bytes of pages that are worth a thread: less is written sooner than handed over.
+const ASIDE_LEN: u64 = 512 << 10;

@@ -123,6 +123,7 @@ impl Capture {
     /// Makes a frozen moment the new base: local files of the old one go, and the
     /// page sums are built while the image streams.
     fn rebase_on(&mut self, frozen: &mut Frozen, txid: Txid) -> Result<()> {
+        self.drop_deltas();
         let live = self.live.as_mut().ok_or_else(super::not_open)?;
         live.caught_up = true;
         let position = Position {
@@ -139,7 +140,6 @@ impl Capture {
             meta.remove_l0(old)?;
         }
         *sums = None;
-        self.delta = None;
         frozen.txid = txid;
         frozen.sums = Some(PageSums::create(meta.open_side_file(PAGE_SUMS)?, position.page_size)?);
         position_file.store(&position)?;

@@ -6,10 +6,13 @@ use std::os::unix::fs::FileExt;
 
 use ltx::{Checksum, Encoder, Header, Pgno, page_checksum};
 
+use super::sealed::Written;
 use super::{Base, Capture, Local};
 use crate::error::{Error, ErrorKind, Result};
+use crate::meta::MetaDir;
 use crate::position::Position;
-use crate::wal::{self, Frames, ScanError, WalPosition};
+use crate::turn::DiskTurn;
+use crate::wal::{self, Frames, ScanError, WalHeader, WalPosition};
 use crate::wal_index::WalIndex;
 
 impl Capture {
@@ -20,6 +23,19 @@ impl Capture {
     /// # Errors
     /// [`ErrorKind::Discontinuous`] when the WAL does not continue the position.
     pub(super) fn capture_chunk(&mut self, target: &WalIndex, into: Into) -> Result<Option<u64>> {
+        let wal = self.live()?.wal.clone();
+        self.capture_from(&wal, None, target, into)
+    }
+
+    /// As [`capture_chunk`](Self::capture_chunk), from `wal`: the WAL itself, or a copy
+    /// with the frames in their places and the header it had.
+    pub(super) fn capture_from(
+        &mut self,
+        wal: &File,
+        header: Option<WalHeader>,
+        target: &WalIndex,
+        into: Into,
+    ) -> Result<Option<u64>> {
         let here = self.captured()?;
         let live = self.live()?;
         if target.end.salts != here.wal.salts {
@@ -27,13 +43,7 @@ impl Capture {
                 return Err(discontinuous("the wal was restarted before its end was captured"));
             }
             let here = follow_restart(here, target)?;
-            match &mut self.delta {
-                Some(delta) => delta.end = here.wal,
-                None => {
-                    self.base = Base::Known(here);
-                    self.local_mut()?.position_file.store(&here)?;
-                }
-            }
+            self.move_captured(here)?;
             return self.capture_chunk(target, into);
         }
         if target.end.frame <= here.wal.frame {
@@ -42,10 +52,10 @@ impl Capture {
             }
             return Ok(None);
         }
-        let header = live.header(target.end.salts)?;
+        let header = header.map_or_else(|| live.header(target.end.salts), Ok)?;
         let from = if here.wal.frame == 0 { WalPosition { chain: header.chain, ..here.wal } } else { here.wal };
         let limit = self.options.sync_limit();
-        let Some(frames) = wal::scan(&live.wal, &header, from, target.end.frame, limit).map_err(broken)? else {
+        let Some(frames) = wal::scan(wal, &header, from, target.end.frame, limit).map_err(broken)? else {
             return Err(discontinuous("the wal holds no commit where the wal-index says one ends"));
         };
         if frames.end.frame == target.end.frame && frames.end != target.end {
@@ -54,8 +64,8 @@ impl Capture {
         check_growth(&here, &frames)?;
         let bytes = wal::frame_offset(live.page_size, frames.end.frame) - wal::frame_offset(live.page_size, from.frame);
         match into {
-            Into::File if self.delta.is_none() => self.write_delta(&here, &frames)?,
-            Into::File | Into::Delta => self.absorb(&frames)?,
+            Into::File if !self.has_open_delta() => self.write_delta(&here, &frames)?,
+            Into::File | Into::Delta => self.absorb(&frames, wal)?,
         }
         Ok(Some(bytes))
     }
@@ -65,7 +75,7 @@ impl Capture {
     /// It follows an image that lives at another level, so that level 0 always
     /// carries the newest TXID: upstream takes its position from there alone.
     pub(crate) fn write_anchor(&mut self) -> Result<()> {
-        if self.delta.is_some() {
+        if self.has_open_delta() {
             return self.publish_delta();
         }
         let position = self.known()?;
@@ -92,49 +102,23 @@ impl Capture {
     }
 
     /// Writes the next level-0 file from frames of the WAL.
-    fn write_delta(&mut self, position: &Position, frames: &Frames) -> Result<()> {
-        let live = self.live()?;
-        let wal = live.wal.clone();
-        self.write_l0(position, frames.commit, frames.end, &frames.pages, &wal)
+    fn write_delta(&mut self, from: &Position, frames: &Frames) -> Result<()> {
+        let header = self.l0_header(from, frames.commit, frames.end);
+        let written = write_file(&self.local()?.meta, header, &frames.pages, &self.live()?.wal, None)?;
+        self.publish(written.position(*from, frames.commit, frames.end), &written.sums)
     }
 
-    /// Writes the next level-0 file: durable file, then sums, then position. The
-    /// pages stand in `source` at the given offsets; `from` is where their frames
-    /// begin.
-    pub(super) fn write_l0(
-        &mut self,
-        from: &Position,
-        commit: u32,
-        end: WalPosition,
-        pages: &BTreeMap<Pgno, u64>,
-        source: &File,
-    ) -> Result<()> {
+    /// The header of the file that follows `from`, where its frames begin, up to `end`.
+    pub(super) fn l0_header(&mut self, from: &Position, commit: u32, end: WalPosition) -> Header {
         let txid = from.txid.next();
-        let page_size = from.page_size;
-        let mut header = Header::new(page_size, commit, txid, txid, self.timestamp());
+        let mut header = Header::new(from.page_size, commit, txid, txid, self.timestamp());
         // Frames of an older generation are gone; the range names the present one.
         let start = if from.wal.salts == end.salts { from.wal.frame } else { 0 };
-        header.wal_offset = wal::frame_offset(page_size, start);
-        header.wal_size = wal::frame_offset(page_size, end.frame) - header.wal_offset;
+        header.wal_offset = wal::frame_offset(from.page_size, start);
+        header.wal_size = wal::frame_offset(from.page_size, end.frame) - header.wal_offset;
         header.wal_salt1 = end.salts.0;
         header.wal_salt2 = end.salts.1;
-
-        let local = self.local()?;
-        let mut sums = Vec::with_capacity(pages.len());
-        let (staged, file_checksum) = local.meta.stage_l0(txid, |out| {
-            let mut encoder = Encoder::new(out, header).map_err(encode)?;
-            let mut page = vec![0; page_size.len()];
-            for (&pgno, &offset) in pages {
-                source.read_exact_at(&mut page, offset).map_err(|e| Error::io("read captured page", e))?;
-                encoder.encode_page(pgno, &page).map_err(encode)?;
-                sums.push((pgno, page_checksum(pgno, &page)));
-            }
-            let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
-            Ok(summary.trailer.file)
-        })?;
-        let path = local.meta.publish_l0(staged)?;
-        tracing::debug!(db = %self.options.path.display(), %txid, pages = sums.len(), path = %path.display(), "ltx file written");
-        self.publish(Position { txid, file_checksum, commit, wal: end, ..*from }, &sums)
+        header
     }
 
     /// Makes a durable file the new position.
@@ -150,6 +134,33 @@ impl Capture {
         self.base = Base::Known(position);
         position_file.store(&position)
     }
+}
+
+/// Writes one level-0 file and makes it durable. The pages stand in `source` at the
+/// given offsets. With a `turn`, flushes wait for it.
+pub(super) fn write_file(
+    meta: &MetaDir,
+    header: Header,
+    pages: &BTreeMap<Pgno, u64>,
+    source: &File,
+    turn: Option<&DiskTurn>,
+) -> Result<Written> {
+    let (txid, page_size) = (header.max, header.page_size);
+    let mut sums = Vec::with_capacity(pages.len());
+    let (staged, file_checksum) = meta.stage_l0(txid, turn, |out| {
+        let mut encoder = Encoder::new(out, header).map_err(encode)?;
+        let mut page = vec![0; page_size.len()];
+        for (&pgno, &offset) in pages {
+            source.read_exact_at(&mut page, offset).map_err(|e| Error::io("read captured page", e))?;
+            encoder.encode_page(pgno, &page).map_err(encode)?;
+            sums.push((pgno, page_checksum(pgno, &page)));
+        }
+        let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
+        Ok(summary.trailer.file)
+    })?;
+    let path = meta.publish_l0(staged)?;
+    tracing::debug!(%txid, pages = sums.len(), path = %path.display(), "ltx file written");
+    Ok(Written { txid, file_checksum, sums })
 }
 
 /// Where captured pages go.

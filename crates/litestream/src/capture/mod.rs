@@ -6,12 +6,14 @@
 //! file is durable, then the page sums know it, then the position does.
 
 mod delta;
+mod held;
 mod image;
 mod l0;
 mod live;
 mod open;
 mod pass;
 mod rebase;
+mod sealed;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use crate::meta::MetaDir;
 use crate::options::DbOptions;
 use crate::page_sums::PageSums;
 use crate::position::{Inode, Position, PositionFile};
+use crate::turn::DiskTurn;
 
 /// Capture state of one database. All methods block.
 pub(crate) struct Capture {
@@ -45,13 +48,19 @@ pub(crate) struct Capture {
     last_timestamp: jiff::Timestamp,
     /// Pages captured since the last file.
     delta: Option<delta::OpenDelta>,
+    /// Older pages that are becoming a file.
+    sealed: Option<sealed::SealedDelta>,
+    /// Frames copied under the write lock and not looked at yet.
+    held: Option<held::HeldTail>,
+    /// Taken while the disk is flushed.
+    turn: DiskTurn,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
 }
 
 /// The local state directory and what stands in it.
 struct Local {
-    meta: MetaDir,
+    meta: Arc<MetaDir>,
     position_file: PositionFile,
     sums: Option<PageSums>,
 }
@@ -113,13 +122,16 @@ impl Capture {
             checkpoints: Checkpoints {
                 dirty_since: None,
                 not_before: now,
-                backoff: MIN_BACKOFF,
+                backoff: Duration::ZERO,
                 patience: Duration::ZERO,
                 blocked: false,
                 locked_at: None,
             },
             last_timestamp: jiff::Timestamp::UNIX_EPOCH,
             delta: None,
+            sealed: None,
+            held: None,
+            turn: DiskTurn::new(),
             broken: None,
         }
     }
@@ -179,19 +191,20 @@ impl Capture {
     /// image starts above everything known.
     pub(crate) fn lose_base(&mut self, reason: &'static str) {
         self.base = Base::Missing { reason };
-        self.delta = None;
+        self.drop_deltas();
     }
 
     /// Drops everything in memory; the next pass begins from what is on disk.
     fn forget(&mut self) {
         self.live = None;
-        self.delta = None;
+        self.held = None;
+        self.drop_deltas();
         self.base = Base::Unopened;
     }
 
     /// Closes the database. Everything needed to go on later is on disk.
     pub(crate) fn close(&mut self) -> Result<()> {
-        if self.delta.is_some() {
+        if self.has_open_delta() {
             self.publish_delta()?;
         }
         if let Some(Local { sums: Some(sums), .. }) = &mut self.local

@@ -8,6 +8,8 @@ use ltx::{Decoder, Header, Pgno, Txid, page_checksum};
 
 use super::live::Live;
 use super::{Base, Capture, Local};
+use std::sync::Arc;
+
 use crate::continuity::{Evidence, Gap, judge};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meta::MetaDir;
@@ -32,7 +34,7 @@ impl Capture {
         }
         self.live = Some(live);
         // It continued pins that are gone.
-        self.delta = None;
+        self.drop_deltas();
         let result = self.settle_base();
         if result.is_err() {
             self.live = None;
@@ -214,7 +216,7 @@ impl Capture {
 
 impl Local {
     fn open(options: &crate::options::DbOptions) -> Result<Self> {
-        let meta = MetaDir::open(&options.meta_path(), &options.path)?;
+        let meta = Arc::new(MetaDir::open(&options.meta_path(), &options.path)?);
         let position_file = PositionFile::new(meta.open_side_file("position")?);
         Ok(Self { meta, position_file, sums: None })
     }

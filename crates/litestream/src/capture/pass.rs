@@ -60,6 +60,10 @@ impl Capture {
         if self.live.is_none() {
             self.open()?;
         }
+        if self.held.is_some() {
+            self.forget();
+            self.open()?;
+        }
         let mut report = PassReport { txid: None, wal_bytes: 0, wal_size: 0, db_size: 0, checkpoint_pending: false };
         let result = self.run(now, publish, &mut report);
         if let Some(live) = &self.live {
@@ -67,6 +71,8 @@ impl Capture {
             live.unlock_writers()?;
         }
         self.checkpoints.locked_at = None;
+        // A pass that failed under the lock still has to capture what it copied there.
+        let result = self.capture_held(&mut report).and(result);
         if let Err(err) = result {
             if err.kind() == ErrorKind::Discontinuous {
                 tracing::warn!(db = %self.options.path.display(), reason = %err, "continuity lost, comparing all pages");
@@ -82,8 +88,7 @@ impl Capture {
     }
 
     fn run(&mut self, now: Instant, publish: bool, report: &mut PassReport) -> Result<()> {
-        // An open delta is published when the pins have moved: encoding it takes time
-        // in which a fast writer would fill the WAL.
+        self.finish_sealed(false)?;
         let had_delta = self.has_open_delta();
         let mut into = if publish { Into::File } else { Into::Delta };
         let index = self.live()?.index()?;
@@ -91,21 +96,49 @@ impl Capture {
         // The application's own checkpoint may be running and will soon end. Whether
         // a reader stands in the way is only known from one of ours, and must be
         // known before the write lock is taken.
-        self.checkpoints.patience = if goal == Goal::CheckpointUnderLock { LOCK_PATIENCE } else { Duration::ZERO };
-        let mut action = self.live_mut()?.chain.begin(goal);
-        while action != Action::Done {
-            if action == Action::Capture {
-                self.capture(into, report)?;
-                // What comes in while the pass goes on waits for the next file.
-                into = Into::Delta;
-            }
-            let event = self.perform(action)?;
-            action = self.live_mut()?.chain.step(event);
+        self.checkpoints.patience = if goal == Goal::CheckpointUnderLock { LOCK_PATIENCE } else { CHECKPOINT_PATIENCE };
+        let turn = if goal == Goal::CheckpointUnderLock { self.turn.wait(TURN_PATIENCE) } else { None };
+        if goal != Goal::CheckpointUnderLock || self.needs_lock(&mut into, report)? {
+            self.follow_chain(goal, &mut into, report)?;
         }
+        drop(turn);
         if goal != Goal::Advance {
             self.learn(now);
         }
-        if publish && had_delta { self.publish_delta() } else { Ok(()) }
+        if (publish && had_delta) || self.is_delta_full() { self.publish_delta_aside() } else { Ok(()) }
+    }
+
+    /// Checkpoints and flushes while writers go on, so that little is left to do under
+    /// the write lock. False when the lock is not needed any more, or would not help.
+    fn needs_lock(&mut self, into: &mut Into, report: &mut PassReport) -> Result<bool> {
+        for _ in 0..MAX_ROUNDS {
+            self.follow_chain(Goal::Checkpoint, into, report)?;
+            let index = self.live()?.index()?;
+            if self.checkpoints.blocked || index.is_backfilled() {
+                return Ok(false);
+            }
+            self.flush_before_lock()?;
+            let is_long = index.end.frame >= 2 * self.lock_threshold(&index);
+            if is_long || index.end.frame.saturating_sub(index.backfilled) <= SHORT_TAIL {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Does what the pin chain asks for until the goal is reached.
+    fn follow_chain(&mut self, goal: Goal, into: &mut Into, report: &mut PassReport) -> Result<()> {
+        let mut action = self.live_mut()?.chain.begin(goal);
+        while action != Action::Done {
+            if action == Action::Capture {
+                self.capture(*into, report)?;
+                // What comes in while the pass goes on waits for the next file.
+                *into = Into::Delta;
+            }
+            let event = self.perform(action, report)?;
+            action = self.live_mut()?.chain.step(event);
+        }
+        Ok(())
     }
 
     /// How far this pass goes. The write lock is the last resort: long WAL, and no
@@ -152,15 +185,16 @@ impl Capture {
     /// (D12, D13).
     fn learn(&mut self, now: Instant) {
         if std::mem::take(&mut self.checkpoints.blocked) {
+            // A reader that was only passing through is gone the next time.
             self.checkpoints.not_before = now + self.checkpoints.backoff;
-            self.checkpoints.backoff = (self.checkpoints.backoff * 2).min(MAX_BACKOFF);
+            self.checkpoints.backoff = (self.checkpoints.backoff * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
         } else {
-            self.checkpoints.backoff = MIN_BACKOFF;
+            self.checkpoints.backoff = Duration::ZERO;
             self.checkpoints.dirty_since = None;
         }
     }
 
-    fn perform(&mut self, action: Action) -> Result<Event> {
+    fn perform(&mut self, action: Action, report: &mut PassReport) -> Result<Event> {
         match action {
             Action::OpenPin(side) => {
                 let live = self.live_mut()?;
@@ -171,6 +205,7 @@ impl Capture {
             Action::ReleasePin(side) => self.live()?.pin(side).end()?,
             Action::Checkpoint(side) => return self.checkpoint(side),
             Action::LockWriters => {
+                self.flush_before_lock()?;
                 let locked = self.live_mut()?.locker()?.lock_writers(LOCK_PATIENCE)?;
                 self.checkpoints.locked_at = locked.then(Instant::now);
                 return Ok(if locked { Event::Ok } else { Event::Busy });
@@ -180,10 +215,19 @@ impl Capture {
                 if let Some(locked_at) = self.checkpoints.locked_at.take() {
                     tracing::debug!(db = %self.options.path.display(), held = ?locked_at.elapsed(), "write lock held");
                 }
+                self.capture_held(report)?;
             }
             Action::Capture | Action::Done => {}
         }
         Ok(Event::Ok)
+    }
+
+    /// Leaves little to flush for the checkpoint under the lock: the one before it has
+    /// written pages but, short of the end of the log, not flushed them.
+    fn flush_before_lock(&self) -> Result<()> {
+        let live = self.live()?;
+        live.db.sync_data().map_err(|e| Error::io("flush database", e))?;
+        live.wal.sync_data().map_err(|e| Error::io("flush wal", e))
     }
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
@@ -214,11 +258,11 @@ impl Capture {
             return Ok(());
         }
         let target = self.live()?.index()?;
+        if self.checkpoints.locked_at.is_some() && self.hold_tail(&target)? {
+            return Ok(());
+        }
         while let Some(captured) = self.capture_chunk(&target, into)? {
             report.wal_bytes += captured;
-            if self.is_delta_full() && self.checkpoints.locked_at.is_none() {
-                self.publish_delta()?;
-            }
         }
         self.live_mut()?.caught_up = true;
         Ok(())
@@ -238,5 +282,13 @@ impl Capture {
 /// A writer that keeps the lock longer is in a long transaction, and then the WAL
 /// cannot start over anyway.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// The application's own checkpoint after each commit is mostly over sooner.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(5);
+/// How long a flush of ours may hold up a checkpoint.
+const TURN_PATIENCE: Duration = Duration::from_millis(100);
+/// Checkpoints in a row outside the lock, and the frames they should leave. With a
+/// fast writer each leaves about what is written during its own flushes.
+const MAX_ROUNDS: usize = 2;
+const SHORT_TAIL: u32 = 1500;
 /// 8 MiB: see [`Capture::lock_threshold`].
 const LOCKED_WAL_LEN: u32 = 8 << 20;

@@ -43,7 +43,7 @@ impl Capture {
         let Some(sums) = &local.sums else { return self.known().map(|_| ()) };
         let mut changed = Vec::new();
         let mut nothing_differs = frozen.commit() == position.commit;
-        let written = local.meta.stage_l0(header.max, |out| {
+        let written = local.meta.stage_l0(header.max, None, |out| {
             let mut encoder = Encoder::new(out, header.clone()).map_err(encode)?;
             frozen.differences(sums, |pgno, page, sum| {
                 changed.push((pgno, sum));

@@ -93,6 +93,8 @@ impl FileClient {
                 if copied < COPY_STRETCH {
                     return temp.publish(&staging);
                 }
+                // Piece by piece: one large flush would hold up everybody else's.
+                temp.file.sync_data().map_err(|e| staging.error("write", e))?;
             }
         })
         .await
@@ -619,6 +621,6 @@ const READ_LEN: u64 = 1 << 20;
 /// Small chunks of a stream are gathered up to this many bytes.
 const WRITE_LEN: usize = 1 << 20;
 /// A copy looks for cancellation this often, in bytes.
-const COPY_STRETCH: u64 = 64 << 20;
+const COPY_STRETCH: u64 = 4 << 20;
 /// Chunks of a stream in flight between network and disk.
 const STREAM_QUEUE: usize = 4;

@@ -12,7 +12,7 @@ use ltx::Txid;
 use tokio::sync::{Notify, watch};
 
 use crate::agenda::Agenda;
-use crate::capture::{Capture, PassReport};
+use crate::capture::{Capture, PassReport, Publish};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, ReplicaProblem};
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
@@ -174,11 +174,11 @@ impl Database {
         self.page_len.load(Ordering::Relaxed)
     }
 
-    /// Captures everything committed so far, with `publish` into local level-0 files.
+    /// Captures everything committed so far; `publish` says what becomes of it.
     ///
     /// Before the first upload has given the database a base there is nothing to
     /// continue, and the report's TXID is `None`.
-    pub(crate) async fn capture(&self, publish: bool) -> Result<PassReport> {
+    pub(crate) async fn capture(&self, publish: Publish) -> Result<PassReport> {
         let result = with(&self.capture, move |capture| {
             let report = capture.pass(Instant::now(), publish)?;
             Ok((report, capture.position()))
@@ -237,11 +237,11 @@ impl Database {
     /// # Errors
     /// [`ErrorKind::Missing`] when there is no database.
     pub async fn sync(&self) -> Result<Txid> {
-        self.capture(true).await.map_err(|err| self.named("sync database", err))?;
+        self.capture(Publish::Now).await.map_err(|err| self.named("sync database", err))?;
         while !self.upload_batch().await.map_err(|err| self.named("sync replica for", err))? {}
         // A first upload gives the database its base; what was committed since the
         // pass above is captured by now or by this pass.
-        let report = self.capture(true).await.map_err(|err| self.named("sync database", err))?;
+        let report = self.capture(Publish::Now).await.map_err(|err| self.named("sync database", err))?;
         while !self.upload_batch().await.map_err(|err| self.named("sync replica for", err))? {}
         report.txid.ok_or_else(|| Error::new(ErrorKind::Transient, format!("sync {}: no base", self.path().display())))
     }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::Publish;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
 use crate::watch::Watcher;
@@ -36,7 +37,7 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
         let publish = Instant::now() >= next_file;
         let pass = {
             let Ok(_permit) = shared.passes.acquire().await else { return };
-            db.capture(publish).await
+            db.capture(if publish { Publish::Soon } else { Publish::Later }).await
         };
         let pause = match pass {
             Ok(_) => {

@@ -79,6 +79,18 @@ pub(crate) enum Base {
     Known(Position),
 }
 
+/// What a pass does with the pages it captures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publish {
+    /// Keeps them for a later file.
+    Later,
+    /// Makes them a file, on the side if they are many: it may be complete only at a
+    /// later pass.
+    Soon,
+    /// Makes them a file before the pass ends.
+    Now,
+}
+
 /// When and how the WAL was last made shorter.
 struct Checkpoints {
     /// Since when frames wait to be copied; `None` while there are none.

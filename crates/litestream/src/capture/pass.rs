@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::l0::Into;
 use super::live::Live;
-use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport};
+use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport, Publish};
 use crate::continuity::Gap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pin_chain::{Action, Event, Goal};
@@ -50,7 +50,7 @@ impl Capture {
     /// # Errors
     /// [`ErrorKind::Missing`] while there is no database. After any other error the
     /// pins stay as they are and the next pass picks up the thread.
-    pub(crate) fn pass(&mut self, now: Instant, publish: bool) -> Result<PassReport> {
+    pub(crate) fn pass(&mut self, now: Instant, publish: Publish) -> Result<PassReport> {
         if let Some(live) = &self.live
             && let Err(err) = live.check()
         {
@@ -87,10 +87,10 @@ impl Capture {
         Ok(report)
     }
 
-    fn run(&mut self, now: Instant, publish: bool, report: &mut PassReport) -> Result<()> {
+    fn run(&mut self, now: Instant, publish: Publish, report: &mut PassReport) -> Result<()> {
         self.finish_sealed(false)?;
         let had_delta = self.has_open_delta();
-        let mut into = if publish { Into::File } else { Into::Delta };
+        let mut into = if publish == Publish::Later { Into::Delta } else { Into::File };
         let index = self.live()?.index()?;
         let goal = self.goal(&index, now);
         // The application's own checkpoint may be running and will soon end. Whether
@@ -105,7 +105,12 @@ impl Capture {
         if goal != Goal::Advance {
             self.learn(now);
         }
-        if (publish && had_delta) || self.is_delta_full() { self.publish_delta_aside() } else { Ok(()) }
+        match publish {
+            Publish::Now if had_delta => self.publish_delta(),
+            Publish::Soon if had_delta => self.publish_delta_aside(),
+            _ if self.is_delta_full() => self.publish_delta_aside(),
+            _ => Ok(()),
+        }
     }
 
     /// Checkpoints and flushes while writers go on, so that little is left to do under

@@ -145,7 +145,13 @@ fn a_kill_during_the_first_image_is_mended_by_the_next_start() {
                 foreign_checkpoints(&application, &mut rng);
             }
         }
+        let starts = || fs::read_to_string(site.log()).unwrap_or_default().matches("initialized db").count();
+        let before = starts();
         let daemon = ours().replicate(&site.path("litestream.yml"), &site.log()).unwrap();
+        // A signal before it listens would end it like any other program.
+        while starts() == before {
+            thread::sleep(Duration::from_millis(1));
+        }
         thread::sleep(Duration::from_millis(rng.u64(0..300)));
         application.pause();
         let status = daemon.terminate(LIMIT).unwrap();

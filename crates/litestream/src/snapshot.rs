@@ -79,7 +79,12 @@ async fn stream(
     id: FileId,
     mode: WriteMode,
 ) -> Result<(FileInfo, Option<PageSums>)> {
-    let header = frozen.header(id.min);
+    let mut header = frozen.header(id.min);
+    // The same state again, asked for by somebody or because its file is damaged:
+    // with a younger time it could not stand for the moments since the first, and
+    // retention may have left nothing else of them.
+    let known = prefix.known().and_then(|inventory| inventory.files().iter().find(|file| file.id == id).copied());
+    header.timestamp = known.map_or(header.timestamp, |known| known.created_at.min(header.timestamp));
     let timestamp = header.timestamp;
     tracing::debug!(replica = prefix.kind(), level = id.level.get(), txid = %id.max, db_size = frozen.len(), "storing image of the database");
     let (mut writer, chunks) = chunks(IMAGE_CHUNKS);

@@ -123,7 +123,15 @@ impl Database {
             let inventory = self.prefix.inventory().await?.without(|file| damaged.contains(&file.id));
             let (inputs, into) = match choose(&inventory, level, interval, self.clock.now()) {
                 Choice::Nothing | Choice::TooEarly { .. } => break,
-                Choice::Merge { inputs, into } => (inputs, into),
+                Choice::Merge { inputs, into } => {
+                    if damaged.contains(&into) {
+                        // It is made again from what is below it. A create-only write
+                        // would take the damaged bytes for another writer's.
+                        self.prefix.delete(&[into]).await?;
+                        self.health.replaced(into);
+                    }
+                    (inputs, into)
+                }
                 Choice::Blocked { missing } => {
                     healings += 1;
                     self.heal(&format!("transactions {missing} are missing")).await?;

@@ -231,6 +231,29 @@ async fn a_damaged_file_is_covered_by_a_snapshot() {
     daemon.close().await;
 }
 
+/// The same while level 0 still has what was in it: the file is made again.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_file_is_made_again_from_the_level_below() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let options = StoreOptions { validation_interval: None, l0_retention: HOUR, ..validating() };
+    let daemon = Daemon::start(&setup, options, PausedClock::new());
+    commits(&daemon, &app, 20, 10 * SECOND).await;
+    let damaged = setup.path_of(1, setup.level(1)[1]);
+    let sound = fs::read(&damaged).unwrap();
+    overwrite(&damaged);
+    fs::remove_dir_all(setup.meta().join("compacted")).unwrap();
+    commits(&daemon, &app, 20, 20 * SECOND).await;
+    pass(6 * MINUTE).await;
+    let status = daemon.db.status();
+    assert_eq!((status.problems_found, status.problems_healed), (1, 1), "{status:?}");
+    assert!(fs::read(&damaged).unwrap() == sound, "level 1 has its file back");
+    let level_2 = setup.level(2);
+    assert!(level_2.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "level 2 has no hole: {level_2:?}");
+    setup.assert_restores("after the repair");
+    daemon.close().await;
+}
+
 /// The same with the local copy still there: the merge never sees the damage, and
 /// a damaged *copy* makes it read the store.
 #[tokio::test(start_paused = true)]

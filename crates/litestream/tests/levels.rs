@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use litestream::StoreOptions;
 use litestream::levels::Levels;
-use litestream_replica::{Inventory, Target};
+use litestream_replica::{Inventory, Level, Target};
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::scenario;
 use support::{Daemon, HOUR, MINUTE, PausedClock, SECOND, Setup, pass};
@@ -313,4 +313,23 @@ impl litestream_replica::ReplicaClient for Gauged {
     async fn delete_all(&self) -> litestream_replica::Result<()> {
         self.inner.delete_all().await
     }
+
+/// A forced snapshot of a state that has one: with a younger time it could not
+/// stand for the moments since the first, and nothing else may be left of them.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_made_again_keeps_its_time() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let daemon = Daemon::start(&setup, short_intervals(), clock.clone());
+    scenario::commit(&app, 5).unwrap();
+    daemon.db.sync().await.unwrap();
+    let first = daemon.db.snapshot().await.unwrap();
+    let listed = async || Inventory::load(&*setup.client(), false).await.unwrap().level(Level::SNAPSHOT).to_vec();
+    let before = listed().await;
+    pass(HOUR).await;
+    assert_eq!(daemon.db.snapshot().await.unwrap(), first);
+    assert_eq!(listed().await, before);
+    setup.assert_restores("the snapshot made again");
+    daemon.close().await;
 }

@@ -313,6 +313,7 @@ impl litestream_replica::ReplicaClient for Gauged {
     async fn delete_all(&self) -> litestream_replica::Result<()> {
         self.inner.delete_all().await
     }
+}
 
 /// A forced snapshot of a state that has one: with a younger time it could not
 /// stand for the moments since the first, and nothing else may be left of them.

@@ -18,6 +18,10 @@ use ltx::Txid;
 
 use crate::{Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result};
 
+mod from;
+
+pub use self::from::Continuation;
+
 /// The text scripts know for "there is no such backup"; always of kind
 /// [`Unavailable`](ErrorKind::Unavailable).
 pub const NOT_AVAILABLE: &str = "no matching backup files available";

@@ -12,6 +12,7 @@ mod compactor;
 mod continuity;
 mod db;
 mod error;
+pub mod follow;
 mod healing;
 mod health;
 pub mod hole;

@@ -18,6 +18,10 @@ use rusqlite::{OpenFlags, TransactionState, ffi};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal_index::{self, WalIndex};
 
+mod live_file;
+
+pub(crate) use self::live_file::{Exclusive, LiveFile};
+
 /// One connection to a database in WAL mode. Belongs to one thread at a time.
 pub(crate) struct Connection {
     inner: rusqlite::Connection,

@@ -95,6 +95,12 @@ pub struct Restored {
 
 /// Told how a restore advances. Called from several threads; must not block.
 pub trait Progress: Send + Sync + 'static {
+    /// The database will stand at this transaction. Called before
+    /// [`planned`](Self::planned), and again with it.
+    fn aimed(&self, txid: Txid) {
+        let _ = txid;
+    }
+
     /// `file_count` files of together `total_bytes` will be read. Called again,
     /// with everything back at zero, when a file turned out unusable and the
     /// restore starts over without it.
@@ -155,6 +161,7 @@ async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: 
     let mut temp = TempFile::create(&output)?;
     let (plan, assembled) = loop {
         let plan = rounds.plan.clone();
+        progress.aimed(plan.txid());
         progress.planned(plan.files.len(), plan.total_bytes());
         let assembly = Assembly {
             fetcher: Arc::clone(&fetcher),

@@ -141,6 +141,14 @@ impl Arguments {
         }
     }
 
+    /// A duration flag; `None` unless given.
+    pub(crate) fn duration(&self, name: &str) -> Option<GoDuration> {
+        match self.values.get(name) {
+            Some(FlagValue::Duration(duration)) => Some(*duration),
+            _ => None,
+        }
+    }
+
     /// A transaction ID flag; `None` unless given. All zeros is "the newest".
     pub(crate) fn txid(&self, name: &str) -> Option<Txid> {
         match self.values.get(name) {

@@ -57,8 +57,18 @@ pub(crate) enum Value {
 
 /// Fields that hold durations. Their values arrive as the `Debug` text of a
 /// [`std::time::Duration`], which is a Go duration with a single unit.
-const DURATION_FIELDS: [&str; 9] =
-    ["interval", "sync-interval", "retention", "elapsed", "remaining", "duration", "backoff", "timeout", "delay"];
+const DURATION_FIELDS: [&str; 10] = [
+    "interval",
+    "sync-interval",
+    "retention",
+    "elapsed",
+    "remaining",
+    "duration",
+    "backoff",
+    "timeout",
+    "delay",
+    "lag",
+];
 
 impl Value {
     /// A value that was recorded by its text.

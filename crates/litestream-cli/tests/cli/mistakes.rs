@@ -143,7 +143,6 @@ fn restore_checks_its_arguments_in_the_known_order() {
             "cannot use follow mode with -timestamp",
         ),
         (&["-f", "-dry-run", "-o", "x", "file:///r"], "cannot use -dry-run with -f"),
-        (&["-f", "-o", "x", "file:///r"], "follow mode (-f) is not supported yet"),
     ] {
         let message = format!("Error: {message}");
         let arguments: Vec<&str> = ["restore"].iter().chain(arguments).copied().collect();

@@ -8,6 +8,7 @@
 //! Spec: cli §3.2, store-and-restore §13.
 
 mod dry_run;
+mod follow;
 mod options;
 mod refusal;
 mod report;
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use litestream::IntegrityCheck;
-use litestream_replica::restore::{OutputPolicy, RestoreOptions, check_output, restore};
+use litestream::follow::restore_copy;
+use litestream_replica::restore::{OutputPolicy, RestoreOptions, Restored, check_output, restore};
 use litestream_replica::v3::V3Inventory;
 use litestream_replica::{ErrorKind, Inventory, ReplicaClient, Target};
 use tokio_util::sync::CancellationToken;
@@ -86,7 +88,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     let client = source.client(&surroundings)?;
     let job = Job { arguments, source_text, client, output, target, check, source, environment };
     let runtime = runtime()?;
-    let result = runtime.block_on(job.run());
+    let result = runtime.block_on(async { if job.arguments.is_set("f") { job.follow().await } else { job.run().await } });
     // Work that was cut short may still hold a thread; it must not hold us.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -158,31 +160,41 @@ impl Job {
     }
 
     async fn restore(&self, cancel: CancellationToken) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        if let Some(restored) = self.make_database(cancel).await? {
+            self.report(&restored, started.elapsed())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// `None` when there is no backup and that is no error.
+    async fn make_database(&self, cancel: CancellationToken) -> anyhow::Result<Option<Restored>> {
         check_output(&self.output, self.policy())?;
         if let Target::Txid(txid) = self.target {
             output::note(&format!("restoring up to transaction {txid}"));
         }
-        let started = Instant::now();
         let progress = Arc::new(ProgressLine::new(&self.source_text, &self.environment));
-        let result = restore(Arc::clone(&self.client), self.options(cancel), Arc::clone(&progress) as _).await;
+        let (client, watcher) = (Arc::clone(&self.client), Arc::clone(&progress) as _);
+        let result = match self.arguments.is_set("f") {
+            true => restore_copy(client, self.options(cancel), watcher).await,
+            false => restore(client, self.options(cancel), watcher).await,
+        };
         progress.finish();
-        let restored = match result {
-            Ok(restored) => restored,
+        match result {
+            Ok(restored) => Ok(Some(restored)),
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 // A wrong time in a URL's replica has always been an error of its own.
                 let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
                 if self.arguments.is_set("if-replica-exists") && !is_wrong_time {
                     tracing::info!("no matching backups found");
-                    return Ok(ExitCode::SUCCESS);
+                    return Ok(None);
                 }
                 // Only for the hints, so a listing that fails now changes nothing.
                 let inventory = Inventory::load(&*self.client, false).await.ok();
-                return Err(self.explain(&error, inventory.as_ref()));
+                Err(self.explain(&error, inventory.as_ref()))
             }
-            Err(error) => return Err(self.explain(&error, None)),
-        };
-        self.report(&restored, started.elapsed())?;
-        Ok(ExitCode::SUCCESS)
+            Err(error) => Err(self.explain(&error, None)),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn integrity_check(arguments: &Arguments) -> anyhow::Result<Integrity
 /// follow mode or a second target would object to.
 pub(super) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
     let timestamp = timestamp(arguments)?;
-    refuse_follow(arguments)?;
+    check_follow(arguments)?;
     Ok(match (arguments.txid("txid"), timestamp) {
         (Some(_), Some(_)) => return fail("cannot specify index & timestamp to restore"),
         (Some(txid), None) => Target::Txid(txid),
@@ -47,7 +47,8 @@ fn timestamp(arguments: &Arguments) -> anyhow::Result<Option<Timestamp>> {
     }
 }
 
-fn refuse_follow(arguments: &Arguments) -> anyhow::Result<()> {
+/// What follow mode cannot be combined with.
+fn check_follow(arguments: &Arguments) -> anyhow::Result<()> {
     if !arguments.is_set("f") {
         return Ok(());
     }
@@ -60,7 +61,7 @@ fn refuse_follow(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.is_set("dry-run") {
         return fail("cannot use -dry-run with -f");
     }
-    fail("follow mode (-f) is not supported yet")
+    Ok(())
 }
 
 /// Where the database goes: as given, or back to where it came from.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use litestream::IntegrityCheck;
 use litestream_replica::Restored;
+use ltx::Txid;
 use serde::Serialize;
 
 use super::Job;
@@ -38,11 +39,16 @@ impl Job {
             format_size(restored.output_len),
             rounded(elapsed),
         ));
+        self.summarize(restored.txid, elapsed)
+    }
+
+    /// The summary where asked for. No transaction is an empty text.
+    pub(super) fn summarize(&self, txid: Txid, elapsed: Duration) -> anyhow::Result<()> {
         if self.arguments.is_set("json") {
             output::print(&json::format(&Summary {
                 db_path: self.output.display().to_string(),
                 replica: self.client.kind(),
-                txid: if has_txid { restored.txid.to_string() } else { String::new() },
+                txid: if txid.is_none() { String::new() } else { txid.to_string() },
                 duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
                 integrity_check: check_name(self.check),
             })?)?;

@@ -70,7 +70,7 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
             name: "f",
             kind: FlagKind::Bool,
             value: "",
-            help: "Follow mode. Not available in this version yet.",
+            help: "Keep the restored database up to date until stopped. Resumes if it\nexists; with -force a copy that cannot be continued is made anew.",
             default: "",
         },
         &FlagSpec {
@@ -104,6 +104,7 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
         ),
         ("Restore latest replica for database to a new place.", "litestream restore -o /path/to/copy /path/to/db"),
         ("Restore database from S3 replica URL.", "litestream restore -o /path/to/copy s3://mybucket/db"),
+        ("Keep a read-only copy up to date.", "litestream restore -f -o /path/to/copy s3://mybucket/db"),
         ("Preview restore plan without writing a database.", "litestream restore -dry-run -o /tmp/db s3://mybucket/db"),
     ],
     hidden: false,

@@ -88,7 +88,8 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     let client = source.client(&surroundings)?;
     let job = Job { arguments, source_text, client, output, target, check, source, environment };
     let runtime = runtime()?;
-    let result = runtime.block_on(async { if job.arguments.is_set("f") { job.follow().await } else { job.run().await } });
+    let result =
+        runtime.block_on(async { if job.arguments.is_set("f") { job.follow().await } else { job.run().await } });
     // Work that was cut short may still hold a thread; it must not hold us.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -20,7 +20,7 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ltx::{FileName, Txid};
 
@@ -147,19 +147,7 @@ impl MetaDir {
         if is_new {
             ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
         }
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::Setup,
-                    format!(
-                        "another litestream process already replicates {}; stop it first, two writers would corrupt the replica",
-                        db.display()
-                    ),
-                ));
-            }
-            Err(TryLockError::Error(err)) => return Err(Error::io(format!("lock {}", path.display()), err)),
-        }
+        acquire(&lock, &path, db)?;
         let meta = Self { root: root.to_owned(), ownership, _lock: lock };
         create_dirs(&meta.l0_dir(), ownership)?;
         meta.sweep()?;
@@ -263,6 +251,30 @@ impl MetaDir {
     }
 }
 
+/// Locks the directory, or says who must be stopped.
+///
+/// Patient for a moment: a process that is just being started by this one holds
+/// copies of its descriptors, and with them a lock given up meanwhile.
+fn acquire(lock: &File, path: &Path, db: &Path) -> Result<()> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::Setup,
+                    format!(
+                        "another litestream process already replicates {}; stop it first, two writers would corrupt the replica",
+                        db.display()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(err)) => return Err(Error::io(format!("lock {}", path.display()), err)),
+        }
+    }
+}
+
 /// A file that, with a turn, is flushed piece by piece as it grows: one large flush
 /// at the end would stand in the way of a checkpoint for as long.
 #[derive(Debug)]
@@ -352,6 +364,8 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+const LOCK_PATIENCE: Duration = Duration::from_millis(250);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const FLUSH_LEN: usize = 4 << 20;
 /// A checkpoint under the write lock is over long before.
 const MAX_WAIT: Duration = Duration::from_secs(2);

@@ -1,10 +1,9 @@
 //! Bodies: what is sent, in pieces that show progress, and what arrives.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +11,7 @@ use futures_util::{Stream, stream};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{ByteStream, Error, ErrorKind, Result};
 
 /// Counts pieces handed to the connection, which takes the next one only when
 /// the last is on its way.
@@ -25,39 +24,74 @@ impl Progress {
     }
 }
 
-/// Bytes to send. Their number is known, so every request has a
+/// What to send: a number of bytes that is known, so that every request has a
 /// `Content-Length`; several stores refuse or lose chunked bodies.
+pub(crate) enum Outgoing {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// So many bytes, read from somewhere while they are sent.
+    #[cfg_attr(not(feature = "webdav"), allow(dead_code, reason = "the other stores take large files in parts"))]
+    Stream(u64, ByteStream),
+}
+
+impl From<Bytes> for Outgoing {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// An [`Outgoing`] on its way.
 pub(crate) struct Payload {
-    rest: Bytes,
+    rest: Outgoing,
     progress: Progress,
 }
 
 impl Payload {
-    pub(super) fn new(body: Bytes, progress: Progress) -> Self {
+    pub(super) fn new(body: Outgoing, progress: Progress) -> Self {
         Self { rest: body, progress }
+    }
+
+    fn rest_len(&self) -> u64 {
+        match &self.rest {
+            Outgoing::Bytes(rest) => rest.len() as u64,
+            Outgoing::Stream(len, _) => *len,
+        }
     }
 }
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
+        if self.rest_len() == 0 {
             return Poll::Ready(None);
         }
-        let len = self.rest.len().min(PIECE_LEN);
-        let piece = self.rest.split_to(len);
+        let piece = match &mut self.rest {
+            Outgoing::Bytes(rest) => rest.split_to(rest.len().min(PIECE_LEN)),
+            Outgoing::Stream(len, stream) => match ready!(stream.as_mut().poll_next(cx)) {
+                Some(Ok(piece)) if piece.len() as u64 <= *len => {
+                    *len -= piece.len() as u64;
+                    piece
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                // More or less than was announced must not reach the store.
+                Some(Ok(_)) | None => {
+                    let error = Error::new(ErrorKind::Transient, "the body is not as long as announced");
+                    return Poll::Ready(Some(Err(error)));
+                }
+            },
+        };
         self.progress.0.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.rest_len() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.rest_len())
     }
 }
 

@@ -10,7 +10,7 @@
 //! requests where that helps, `range` reads parts of objects.
 
 #![cfg_attr(
-    not(all(feature = "s3", feature = "abs", feature = "gs")),
+    not(all(feature = "s3", feature = "abs", feature = "gs", feature = "webdav", feature = "oss")),
     allow(dead_code, reason = "each store uses its own part of what they share")
 )]
 
@@ -29,14 +29,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub(crate) use body::ResponseBody;
+pub(crate) use body::{Outgoing, ResponseBody};
 use body::{Payload, Progress};
 use dial::Dialer;
 
@@ -175,11 +174,11 @@ impl HttpClient {
     /// [`Transient`](ErrorKind::Transient) for everything that happens on the
     /// way, except a certificate that is not trusted: [`Setup`](ErrorKind::Setup).
     /// Status codes are not errors here.
-    pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<Response<ResponseBody>> {
+    pub(crate) async fn send(&self, mut request: Request<impl Into<Outgoing>>) -> Result<Response<ResponseBody>> {
         let host = host_and_port(request.uri());
         self.authorize_at_proxy(&mut request);
         let progress = Progress::default();
-        let request = request.map(|body| Payload::new(body, progress.clone()));
+        let request = request.map(|body| Payload::new(body.into(), progress.clone()));
         let mut answer = pin!(self.inner.request(request));
         let mut seen = progress.count();
         loop {
@@ -197,7 +196,7 @@ impl HttpClient {
 
     /// A proxy for plain HTTP reads the request itself, credentials included;
     /// for tunnels the dialer sends them.
-    fn authorize_at_proxy(&self, request: &mut Request<Bytes>) {
+    fn authorize_at_proxy<B>(&self, request: &mut Request<B>) {
         if request.uri().scheme_str() != Some("http") {
             return;
         }
@@ -249,10 +248,11 @@ pub(crate) fn clock_skew(headers: &http::HeaderMap, now: jiff::Timestamp) -> Opt
 
 fn describe(host: &str, error: &legacy::Error) -> Error {
     let mut causes = Vec::new();
-    let mut distrust = false;
+    let (mut distrust, mut clear_text) = (false, false);
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        distrust |= is_distrust(cause);
+        distrust |= is_tls_error(cause, &|error| matches!(error, rustls::Error::InvalidCertificate(_)));
+        clear_text |= is_tls_error(cause, &is_clear_text);
         let text = cause.to_string();
         // Wrappers tend to repeat what they wrap.
         if causes.last() != Some(&text) {
@@ -262,21 +262,30 @@ fn describe(host: &str, error: &legacy::Error) -> Error {
     }
     let causes = causes.join(": ");
     if distrust {
-        let advice = "trust its issuer (SSL_CERT_FILE, AWS_CA_BUNDLE) or set skip-verify";
+        let advice = "trust its issuer (SSL_CERT_FILE, AWS_CA_BUNDLE) or, for s3, set skip-verify";
         return Error::new(ErrorKind::Setup, format!("certificate of {host} is not trusted, {advice}: {causes}"));
+    }
+    if clear_text {
+        let advice = "correct the port, or use http if that is meant";
+        return Error::new(ErrorKind::Setup, format!("{host} does not answer in TLS, {advice}: {causes}"));
     }
     let what = if error.is_connect() { "cannot connect to" } else { "lost connection to" };
     Error::new(ErrorKind::Transient, format!("{what} {host}: {causes}"))
 }
 
-/// True when `error` is a refused certificate, in however many I/O errors it is
+/// True when `error` is such a TLS error, in however many I/O errors it is
 /// wrapped: those hide what they wrap from `source`.
-fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+fn is_tls_error(error: &(dyn std::error::Error + 'static), wanted: &dyn Fn(&rustls::Error) -> bool) -> bool {
+    if error.downcast_ref().is_some_and(wanted) {
         return true;
     }
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| is_distrust(inner))
+    inner.is_some_and(|inner| is_tls_error(inner, wanted))
+}
+
+/// What plain HTTP looks like to who expects TLS.
+fn is_clear_text(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
 }
 
 /// Less than any store tolerates, more than an answer is old.
@@ -307,6 +316,9 @@ mod tests {
     #[test]
     fn refused_certificate_is_recognised_inside_wrappers() {
         use std::io::{Error as IoError, ErrorKind as IoKind};
+        let is_distrust = |error: &(dyn std::error::Error + 'static)| {
+            is_tls_error(error, &|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+        };
         let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         assert!(is_distrust(&refused()));
         assert!(is_distrust(&IoError::new(IoKind::InvalidData, refused())));

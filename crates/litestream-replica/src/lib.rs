@@ -32,6 +32,8 @@ pub mod http;
 pub mod layout;
 mod level;
 pub mod metered;
+#[cfg(feature = "oss")]
+pub mod oss;
 #[cfg(feature = "http")]
 mod parts;
 pub mod plan;
@@ -40,8 +42,12 @@ pub mod resume;
 pub mod retry;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "webdav")]
+mod staged;
 pub mod url;
 pub mod v3;
+#[cfg(feature = "webdav")]
+pub mod webdav;
 
 pub use client::{Body, ByteStream, FileId, FileInfo, ObjectInfo, ReplicaClient, WriteMode, WriteRequest};
 pub use error::{Error, ErrorKind, Result};

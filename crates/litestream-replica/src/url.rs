@@ -20,8 +20,12 @@ use crate::{Error, ErrorKind, ReplicaClient, Result};
 use crate::abs::{AbsClient, AbsOptions, AzureIdentity};
 #[cfg(feature = "gs")]
 use crate::gs::{GoogleIdentity, GsClient, GsOptions};
+#[cfg(feature = "oss")]
+use crate::oss::{OssClient, OssOptions};
 #[cfg(feature = "s3")]
 use crate::s3::{AwsIdentity, S3Client, S3Options};
+#[cfg(feature = "webdav")]
+use crate::webdav::{WebDavClient, WebDavOptions};
 #[cfg(feature = "http")]
 use crate::{http::HttpPool, retry::RetryPolicy};
 
@@ -41,6 +45,12 @@ pub enum ReplicaUrl {
     /// A bucket of Google Cloud Storage.
     #[cfg(feature = "gs")]
     Gs(GsOptions),
+    /// A collection of a WebDAV server.
+    #[cfg(feature = "webdav")]
+    WebDav(WebDavOptions),
+    /// A bucket of Alibaba Cloud.
+    #[cfg(feature = "oss")]
+    Oss(OssOptions),
 }
 
 impl ReplicaUrl {
@@ -65,6 +75,11 @@ impl ReplicaUrl {
             "abs" => Ok(Self::Abs(crate::abs::parse_url(&url)?)),
             #[cfg(feature = "gs")]
             "gs" => Ok(Self::Gs(crate::gs::parse_url(&url)?)),
+            #[cfg(feature = "oss")]
+            "oss" => Ok(Self::Oss(crate::oss::parse_url(&url)?)),
+            #[cfg(feature = "webdav")]
+            "webdav" | "webdavs" => Ok(Self::WebDav(crate::webdav::parse_url(&url)?)),
+            #[cfg(not(feature = "webdav"))]
             "webdavs" => Err(unsupported_type("webdav")),
             scheme => Err(unsupported_type(scheme)),
         }
@@ -80,6 +95,10 @@ impl ReplicaUrl {
             Self::Abs(_) => "abs",
             #[cfg(feature = "gs")]
             Self::Gs(_) => "gs",
+            #[cfg(feature = "webdav")]
+            Self::WebDav(_) => "webdav",
+            #[cfg(feature = "oss")]
+            Self::Oss(_) => "oss",
         }
     }
 
@@ -94,6 +113,10 @@ impl ReplicaUrl {
             Self::Abs(options) => options.join(relative),
             #[cfg(feature = "gs")]
             Self::Gs(options) => options.join(relative),
+            #[cfg(feature = "webdav")]
+            Self::WebDav(options) => options.join(relative),
+            #[cfg(feature = "oss")]
+            Self::Oss(options) => options.join(relative),
         }
         self
     }
@@ -111,6 +134,10 @@ impl ReplicaUrl {
             Self::Abs(options) => Ok(Arc::new(AbsClient::new(options, context)?)),
             #[cfg(feature = "gs")]
             Self::Gs(options) => Ok(Arc::new(GsClient::new(options, context)?)),
+            #[cfg(feature = "webdav")]
+            Self::WebDav(options) => Ok(Arc::new(WebDavClient::new(options, context)?)),
+            #[cfg(feature = "oss")]
+            Self::Oss(options) => Ok(Arc::new(OssClient::new(options, context)?)),
         }
     }
 }
@@ -188,6 +215,8 @@ pub(crate) struct SplitUrl {
     pub(crate) user: Option<String>,
     /// `host[:port]`, without user information.
     pub(crate) host: String,
+    /// `user[:password]`, as written.
+    user_info: Option<String>,
     /// As written, escapes included, starting with a slash unless empty.
     pub(crate) raw_path: String,
     /// As written, without `#`.
@@ -215,12 +244,17 @@ impl SplitUrl {
             },
             None => ("", rest),
         };
-        let (user, host) = match host.rsplit_once('@') {
-            Some((user, host)) => (user.split(':').next().and_then(|user| decode(user, false).ok()), host),
-            None => (None, host),
+        let (user, user_info, host) = match host.rsplit_once('@') {
+            Some((user_info, host)) => (
+                user_info.split(':').next().and_then(|user| decode(user, false).ok()),
+                Some(user_info.to_owned()),
+                host,
+            ),
+            None => (None, None, host),
         };
         let scheme = scheme.to_ascii_lowercase();
         Ok(Self {
+            user_info,
             shown: format!("{scheme}://{host}{raw_path}"),
             scheme,
             user: user.filter(|user| !user.is_empty()),
@@ -237,12 +271,30 @@ impl SplitUrl {
             .map_err(|escape| setup(format!("parse \"{}\": invalid URL escape \"{escape}\"", self.shown)))
     }
 
+    /// User name and password with their escapes resolved; an empty name is none.
+    #[cfg_attr(not(feature = "webdav"), allow(dead_code, reason = "other types take theirs from settings"))]
+    pub(crate) fn user_info(&self) -> Result<(Option<String>, Option<String>)> {
+        split_user_info(self.user_info.as_deref().unwrap_or_default())
+            .map_err(|()| setup(format!("parse \"{}\": invalid URL escape in user or password", self.shown)))
+    }
+
     /// The value of the first of these query keys that is present.
     #[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "file replicas take no parameters"))]
     pub(crate) fn query(&self, names: &[&str]) -> Option<&str> {
         let (_, value) = self.query.iter().find(|(key, _)| names.contains(&key.as_str()))?;
         Some(value)
     }
+}
+
+/// `user[:password]` in its parts, escapes resolved. The error is silent, because
+/// what it would quote is secret.
+pub(crate) fn split_user_info(text: &str) -> Result<(Option<String>, Option<String>), ()> {
+    let (user, password) = match text.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (text, None),
+    };
+    let decoded = |text: &str| decode(text, false).map_err(drop);
+    Ok((Some(decoded(user)?).filter(|user| !user.is_empty()), password.map(decoded).transpose()?))
 }
 
 /// `scheme:` in front of a URL, with at least one letter first.
@@ -395,7 +447,6 @@ mod tests {
             ("", "replica url scheme required: "),
             ("http://x/y", "unknown replica type in config: \"http\""),
             ("gcs://b/p", "unknown replica type in config: \"gcs\""),
-            ("webdavs://h/p", "replica type \"webdav\" is not supported by this build yet"),
             ("file:", "file replica path required"),
             ("file:///a%zz", "parse \"file:///a%zz\": invalid URL escape \"%zz\""),
         ] {

@@ -26,9 +26,15 @@ mod contract {
     mod gs_faults;
     #[cfg(feature = "s3")]
     mod identity;
+    #[cfg(feature = "oss")]
+    mod oss;
     #[cfg(feature = "s3")]
     mod s3;
     #[cfg(feature = "http")]
     mod scripted;
     mod suite;
+    #[cfg(feature = "webdav")]
+    mod webdav;
+    #[cfg(feature = "webdav")]
+    mod webdav_faults;
 }

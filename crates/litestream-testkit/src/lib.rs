@@ -8,12 +8,14 @@
 //! - [`program`], [`daemon`] – run any `litestream` binary, ours or upstream's
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`azure_server`], [`gcs_server`] – Azurite and fake-gcs-server, likewise
+//! - [`webdav_server`] – real WebDAV servers on loopback with a collection per test
+//! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
 //! - [`soak`] – all of it together, with mishaps, for hours if need be
 //! - [`usage`] – what a run of a binary costs
-//! - [`cache`], [`python`], [`node`], [`spawn`] – how the above get installed and end
+//! - [`cache`], [`python`], [`node`], [`debian`], [`spawn`] – how the above get installed and end
 //!
 //! Everything returns [`anyhow::Result`] with a message that names the step. What
 //! cannot be installed is an error or a panic, never a silently skipped test.
@@ -23,11 +25,13 @@ pub mod azure_server;
 pub mod bank;
 pub mod cache;
 pub mod daemon;
+pub mod debian;
 mod gate;
 pub mod gcs_server;
 pub mod image;
 mod loopback;
 pub mod node;
+pub mod oss_server;
 pub mod program;
 pub mod python;
 pub mod s3_server;
@@ -39,5 +43,6 @@ pub mod spawn;
 pub mod upstream;
 pub mod usage;
 pub mod v3_backup;
+pub mod webdav_server;
 pub mod workload;
 mod writer;

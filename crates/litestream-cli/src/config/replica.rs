@@ -13,8 +13,10 @@ use litestream_replica::ReplicaClient;
 use litestream_replica::abs::AbsOptions;
 use litestream_replica::file::FileOptions;
 use litestream_replica::gs::GsOptions;
+use litestream_replica::oss::OssOptions;
 use litestream_replica::s3::S3Options;
 use litestream_replica::url::{ReplicaUrl, unsupported_type};
+use litestream_replica::webdav::WebDavOptions;
 
 use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
 use crate::failure::Failure;
@@ -56,6 +58,8 @@ impl ReplicaSettings {
             "s3" => self.resolve_s3(surroundings),
             "abs" => self.resolve_abs(),
             "gs" => self.resolve_gs(),
+            "webdav" => self.resolve_webdav(),
+            "oss" => self.resolve_oss(),
             other => Err(unsupported_type(other).to_string()),
         }?;
         Ok(match &self.below {
@@ -165,6 +169,38 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(ReplicaUrl::Gs(own)) };
         match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
             ReplicaUrl::Gs(url) => Ok(ReplicaUrl::Gs(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_webdav(&self) -> Result<ReplicaUrl, String> {
+        let own = WebDavOptions {
+            url: self.webdav_url.clone(),
+            username: self.webdav_username.clone(),
+            password: self.webdav_password.clone(),
+            path: self.path.clone(),
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::WebDav(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::WebDav(url) => Ok(ReplicaUrl::WebDav(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_oss(&self) -> Result<ReplicaUrl, String> {
+        let own = OssOptions {
+            bucket: self.bucket.clone(),
+            path: self.path.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.clone(),
+            part_size: self.part_size.filter(|size| *size > 0),
+            concurrency: self.concurrency.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0),
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::Oss(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::Oss(url) => Ok(ReplicaUrl::Oss(own.or_from_url(url))),
             other => Err(unsupported_type(other.kind()).to_string()),
         }
     }

@@ -129,6 +129,12 @@ pub trait ReplicaClient: Send + Sync + 'static {
     /// whatever cost; only restores by timestamp need them.
     async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>>;
 
+    /// Whether [`list`](Self::list) tells true times at no extra cost. Where it
+    /// does not, a restore to a moment searches instead of asking for all.
+    fn lists_true_times(&self) -> bool {
+        true
+    }
+
     /// Reads `len` bytes of a stored file from `offset`; `len == 0` means to the
     /// end. Reading past the end yields fewer bytes, not an error. The stream is
     /// a single attempt; a resuming reader stands on top of it.

@@ -32,6 +32,7 @@ pub mod http;
 pub mod layout;
 mod level;
 pub mod metered;
+mod moment;
 #[cfg(feature = "oss")]
 pub mod oss;
 #[cfg(feature = "http")]

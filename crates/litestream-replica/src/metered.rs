@@ -134,6 +134,10 @@ impl ReplicaClient for Metered {
         self.counters.list.record(self.inner.list(level, seek, metadata).await, 1)
     }
 
+    fn lists_true_times(&self) -> bool {
+        self.inner.lists_true_times()
+    }
+
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
         self.count_bytes(self.inner.open(id, offset, len).await)
     }

@@ -10,12 +10,15 @@
 //!
 //! Spec: store-and-restore §11.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use ltx::Txid;
 
+use crate::moment::Moments;
 use crate::{Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Result};
 
 mod from;
@@ -45,6 +48,11 @@ impl Target {
     /// must carry true times.
     pub fn needs_times(self) -> bool {
         matches!(self, Self::Timestamp(_))
+    }
+
+    /// The same target in its one spelling.
+    fn normal(self) -> Self {
+        if self == Self::Txid(Txid::NONE) { Self::Latest } else { self }
     }
 
     /// Whether a file may take part at all.
@@ -159,7 +167,17 @@ impl Inventory {
     /// # Errors
     /// The first listing that fails. A partial inventory is never returned.
     pub async fn load(client: &dyn ReplicaClient, metadata: bool) -> Result<Self> {
-        let levels = try_join_all(Level::all().map(|level| client.list(level, Txid::NONE, metadata))).await?;
+        Self::load_within(client, metadata, usize::MAX).await
+    }
+
+    /// [`load`](Self::load) with at most `parallelism` listings at once.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn load_within(client: &dyn ReplicaClient, metadata: bool, parallelism: usize) -> Result<Self> {
+        let listings: Vec<_> = Level::all().map(|level| client.list(level, Txid::NONE, metadata)).collect();
+        let at_once = parallelism.clamp(1, listings.len());
+        let levels: Vec<_> = stream::iter(listings).buffered(at_once).try_collect().await?;
         Ok(Self::new(levels.into_iter().flatten()))
     }
 
@@ -202,6 +220,13 @@ impl Inventory {
     #[must_use]
     pub fn without(&self, unusable: impl Fn(&FileInfo) -> bool) -> Self {
         Self { files: self.files.iter().filter(|file| !unusable(file)).copied().collect() }
+    }
+
+    /// The same inventory with better times where they are known.
+    pub(crate) fn with_times(&self, known: &HashMap<FileId, Timestamp>) -> Self {
+        let better =
+            |file: &FileInfo| FileInfo { created_at: *known.get(&file.id).unwrap_or(&file.created_at), ..*file };
+        Self { files: self.files.iter().map(better).collect() }
     }
 
     /// The span the store covers; `None` when it holds nothing.
@@ -260,19 +285,24 @@ impl Inventory {
     /// chain exists; [`Hole`](ErrorKind::Hole), naming the missing
     /// transactions, when files of the wanted history lie beyond them.
     pub fn plan(&self, target: Target) -> Result<Plan> {
-        let target = if target == Target::Txid(Txid::NONE) { Target::Latest } else { target };
+        self.plan_admitting(target, &|file| target.admits(file))
+    }
+
+    /// [`plan`](Self::plan) where `admits` decides which files may take part.
+    pub(crate) fn plan_admitting(&self, target: Target, admits: Admits<'_>) -> Result<Plan> {
+        let target = target.normal();
+        let admits: Admits<'_> = if target == Target::Latest { &|_| true } else { admits };
         // A level-9 file that does not start at TXID 1 is no image of a
         // database; upstream would take it and fail while decoding.
-        let base =
-            self.level(Level::SNAPSHOT).iter().rfind(|file| file.id.min == Txid::FIRST && target.admits(file)).copied();
+        let base = self.level(Level::SNAPSHOT).iter().rfind(|file| file.id.min == Txid::FIRST && admits(file)).copied();
         let mut files: Vec<FileInfo> = base.into_iter().collect();
         let start = base.map_or(Txid::NONE, |file| file.id.max);
-        let mut sweep = Sweep::new(self, target, start);
+        let mut sweep = Sweep::new(self, target, admits, start);
         while let Some(file) = sweep.advance() {
             files.push(file);
         }
         let reached = sweep.reached;
-        if let Some(hole) = self.hole_behind(reached, target, files.is_empty()) {
+        if let Some(hole) = self.hole_behind(reached, target, admits, files.is_empty()) {
             return Err(hole);
         }
         let falls_short = matches!(target, Target::Txid(txid) if reached < txid);
@@ -283,18 +313,18 @@ impl Inventory {
     }
 
     /// The error for files of the wanted history that no chain reaches.
-    fn hole_behind(&self, reached: Txid, target: Target, is_empty: bool) -> Option<Error> {
+    fn hole_behind(&self, reached: Txid, target: Target, admits: Admits<'_>, is_empty: bool) -> Option<Error> {
         if is_empty || target.is_met_by(reached) {
             return None;
         }
         // What exists counts, not what the target admits: with a clock that
         // jumped, or a store that only knows upload times, an excluded file may
         // stand before an admitted one, and nothing is missing.
-        let mut sweep = Sweep::new(self, Target::Latest, reached);
+        let mut sweep = Sweep::new(self, Target::Latest, &|_| true, reached);
         while sweep.advance().is_some() {}
         let covered = sweep.reached;
         let beyond =
-            |file: &&FileInfo| file.id.level != Level::SNAPSHOT && file.id.min > covered.next() && target.admits(file);
+            |file: &&FileInfo| file.id.level != Level::SNAPSHOT && file.id.min > covered.next() && admits(file);
         let next = self.files.iter().filter(beyond).map(|file| file.id.min).min()?;
         let missing = format!("transactions {} to {} are missing", covered.next(), next.previous());
         let context = match target {
@@ -320,31 +350,72 @@ impl Inventory {
 
 /// Lists the store and plans `target`.
 ///
-/// A hole may be an artefact of listing while a writer compacts and expires, so
-/// the store is listed a second time before one is reported.
+/// Missing files may be an artefact of listing while a writer compacts and
+/// expires, so the store is listed a second time before that is reported.
 ///
 /// # Errors
 /// As [`Inventory::load`] and [`Inventory::plan`].
-pub async fn plan_restore(client: &dyn ReplicaClient, target: Target) -> Result<Plan> {
-    plan_without(client, target, |_| false).await
+pub async fn plan_restore(client: Arc<dyn ReplicaClient>, target: Target) -> Result<Plan> {
+    Planner::new(client, target, usize::MAX).plan(|_| false).await
 }
 
-/// [`plan_restore`] over the files for which `unusable` does not hold.
-pub(crate) async fn plan_without(
-    client: &dyn ReplicaClient,
+/// Plans one target as often as it takes, and remembers what it asked.
+pub(crate) struct Planner {
+    client: Arc<dyn ReplicaClient>,
     target: Target,
-    unusable: impl Fn(&FileInfo) -> bool,
-) -> Result<Plan> {
-    let load = || async { Ok::<_, Error>(Inventory::load(client, target.needs_times()).await?.without(&unusable)) };
-    match load().await?.plan(target) {
-        Err(error) if error.kind() == ErrorKind::Hole => load().await?.plan(target),
-        result => result,
+    parallelism: usize,
+    moments: Moments,
+}
+
+impl Planner {
+    /// At most `parallelism` requests at once.
+    pub(crate) fn new(client: Arc<dyn ReplicaClient>, target: Target, parallelism: usize) -> Self {
+        let moments = Moments::new(Arc::clone(&client), parallelism);
+        Self { client, target: target.normal(), parallelism, moments }
+    }
+
+    /// A plan over the files for which `unusable` does not hold.
+    ///
+    /// # Errors
+    /// As [`plan_restore`].
+    pub(crate) async fn plan(&self, unusable: impl Fn(&FileInfo) -> bool) -> Result<Plan> {
+        let inventory = self.list(&unusable).await?;
+        let error = match self.plan_over(&inventory).await {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        let may_be_half_seen = match error.kind() {
+            ErrorKind::Hole => true,
+            ErrorKind::Unavailable => !inventory.files().is_empty(),
+            _ => false,
+        };
+        if !may_be_half_seen {
+            return Err(error);
+        }
+        tracing::info!(%error, "backup files are missing, listing again in case a compaction is running");
+        self.plan_over(&self.list(&unusable).await?).await
+    }
+
+    async fn list(&self, unusable: impl Fn(&FileInfo) -> bool) -> Result<Inventory> {
+        let metadata = self.target.needs_times() && self.client.lists_true_times();
+        Ok(Inventory::load_within(&*self.client, metadata, self.parallelism).await?.without(unusable))
+    }
+
+    async fn plan_over(&self, inventory: &Inventory) -> Result<Plan> {
+        match self.target {
+            Target::Timestamp(moment) if !self.client.lists_true_times() => self.moments.plan(inventory, moment).await,
+            target => inventory.plan(target),
+        }
     }
 }
+
+/// Which files may take part in a plan.
+pub(crate) type Admits<'a> = &'a dyn Fn(&FileInfo) -> bool;
 
 /// Extends a chain file by file over levels 8 to 0. Each level is walked once.
 struct Sweep<'a> {
     target: Target,
+    admits: Admits<'a>,
     reached: Txid,
     cursors: Vec<Cursor<'a>>,
 }
@@ -356,10 +427,10 @@ struct Cursor<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(inventory: &'a Inventory, target: Target, reached: Txid) -> Self {
+    fn new(inventory: &'a Inventory, target: Target, admits: Admits<'a>, reached: Txid) -> Self {
         let levels = Level::all().filter(|level| *level != Level::SNAPSHOT);
         let cursors = levels.map(|level| Cursor { rest: inventory.level(level), best: None }).collect();
-        Self { target, reached, cursors }
+        Self { target, admits, reached, cursors }
     }
 
     /// The next file of the chain, or `None` when the target is met or nothing
@@ -368,8 +439,8 @@ impl<'a> Sweep<'a> {
         if self.target.is_met_by(self.reached) {
             return None;
         }
-        let (target, reached) = (self.target, self.reached);
-        let candidates = self.cursors.iter_mut().filter_map(|cursor| cursor.candidate(target, reached));
+        let (admits, reached) = (self.admits, self.reached);
+        let candidates = self.cursors.iter_mut().filter_map(|cursor| cursor.candidate(admits, reached));
         let file = candidates.max_by(|a, b| rank(a).cmp(&rank(b)))?;
         self.reached = file.id.max;
         Some(file)
@@ -378,13 +449,13 @@ impl<'a> Sweep<'a> {
 
 impl Cursor<'_> {
     /// The level's best file that continues a chain which ends at `reached`.
-    fn candidate(&mut self, target: Target, reached: Txid) -> Option<FileInfo> {
+    fn candidate(&mut self, admits: Admits<'_>, reached: Txid) -> Option<FileInfo> {
         self.best = self.best.filter(|file| file.id.max > reached);
         while let Some((file, rest)) = self.rest.split_first()
             && file.id.min <= reached.next()
         {
             self.rest = rest;
-            let continues = file.id.max > reached && target.admits(file);
+            let continues = file.id.max > reached && admits(file);
             if continues && self.best.is_none_or(|best| rank(file) > rank(&best)) {
                 self.best = Some(*file);
             }

@@ -71,7 +71,7 @@ impl Inventory {
 
     /// The shortest chain of levels 0 to 8 behind `position`.
     fn increments_from(&self, position: Txid) -> Vec<FileInfo> {
-        let mut sweep = Sweep::new(self, Target::Latest, position);
+        let mut sweep = Sweep::new(self, Target::Latest, &|_| true, position);
         std::iter::from_fn(|| sweep.advance()).collect()
     }
 }

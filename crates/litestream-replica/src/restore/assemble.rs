@@ -188,6 +188,7 @@ impl Assembly {
 /// What is known of the database while the files go by, newest first.
 struct Survey {
     newest: Header,
+    newest_file: FileId,
     claims: Claims,
 }
 
@@ -207,16 +208,18 @@ impl Survey {
         let len = u64::from(commit) * page_len;
         let allocated = tokio::task::spawn_blocking(move || output::allocate(&file, len));
         allocated.await.map_err(|e| Fault::Other(task_failed(e)))?.map_err(Fault::Other)?;
-        Ok(Self { newest, claims: Claims::new(commit) })
+        Ok(Self { newest, newest_file: source.info.id, claims: Claims::new(commit) })
     }
 
     /// The next older file.
     fn older(mut self, source: &Source) -> Result<Self, Fault> {
         let (left, right) = (source.header.page_size, self.newest.page_size);
         if left != right {
-            // Neither file is to blame by itself.
+            // Two histories in one place, or a page size changed under a program
+            // that did not notice. The newest file is what is wanted, so this one
+            // is in the way; another chain may do without it.
             let error = ltx::Error::MismatchedPageSizes { left, right };
-            return Err(Fault::Other(Error::with_source(ErrorKind::Corrupt, "decode database", error)));
+            return Err(Fault::corrupt(&source.info, format!("{error} (in {})", self.newest_file)));
         }
         self.claims.begin_file(source.header.commit);
         Ok(self)

@@ -35,7 +35,7 @@ use self::assemble::{Assembled, Assembly};
 use self::fault::Fault;
 use self::fetch::Fetcher;
 use self::output::TempFile;
-use crate::plan::plan_without;
+use crate::plan::Planner;
 use crate::{Error, ErrorKind, FileId, FileInfo, Plan, ReplicaClient, Result, Target};
 
 /// A check of the complete database, run on its temporary file before it takes
@@ -157,7 +157,7 @@ async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: 
     check_output(&output, policy)?;
     let parallelism = if parallelism == 0 { DEFAULT_PARALLELISM } else { parallelism };
     let fetcher = Arc::new(Fetcher::new(Arc::clone(&client), parallelism));
-    let mut rounds = Rounds::begin(client, target).await?;
+    let mut rounds = Rounds::begin(Planner::new(client, target, parallelism)).await?;
     let mut temp = TempFile::create(&output)?;
     let (plan, assembled) = loop {
         let plan = rounds.plan.clone();
@@ -228,8 +228,7 @@ async fn on_disk(temp: TempFile, verify: Option<VerifyHook>) -> Result<TempFile>
 
 /// The plan in use, and what experience has taught about its files.
 struct Rounds {
-    client: Arc<dyn ReplicaClient>,
-    target: Target,
+    planner: Planner,
     plan: Plan,
     /// What the first plan reached. No later one may stop short of it.
     promised: Txid,
@@ -241,10 +240,10 @@ struct Rounds {
 }
 
 impl Rounds {
-    async fn begin(client: Arc<dyn ReplicaClient>, target: Target) -> Result<Self> {
-        let plan = plan_without(&*client, target, |_| false).await.map_err(plan_context)?;
+    async fn begin(planner: Planner) -> Result<Self> {
+        let plan = planner.plan(|_| false).await.map_err(plan_context)?;
         let promised = plan.txid();
-        let mut rounds = Self { client, target, plan, promised, unusable: Vec::new(), distrusted: Vec::new() };
+        let mut rounds = Self { planner, plan, promised, unusable: Vec::new(), distrusted: Vec::new() };
         while let Err((file, error)) = rounds.check_sizes() {
             rounds.plan_around(Fault::File { file, error }).await?;
         }
@@ -274,7 +273,7 @@ impl Rounds {
         }
         self.unusable.push((file.id, file.size));
         let unusable = |file: &FileInfo| self.unusable.contains(&(file.id, file.size));
-        match plan_without(&*self.client, self.target, unusable).await {
+        match self.planner.plan(unusable).await {
             Ok(plan) if plan.txid() >= self.promised => {
                 tracing::warn!(file = %file.id, %error, "unusable file, restoring from others");
                 self.plan = plan;

@@ -142,6 +142,11 @@ impl ReplicaClient for S3Client {
         self.api().await?.list_level(&self.layout, level, seek, metadata).await
     }
 
+    /// A listing tells when an object was stored; each capture time is a request.
+    fn lists_true_times(&self) -> bool {
+        false
+    }
+
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
         self.api().await?.read(&self.layout.key(id), offset, len).await
     }

@@ -197,7 +197,7 @@ async fn tracked_files_restore_and_their_sums_are_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mismatched_page_sizes_are_refused() {
+async fn mismatched_page_sizes_are_refused_by_the_names_of_both_files() {
     let (mut small, mut large) = (World::new(512, 8), World::new(1024, 8));
     small.commit(3, []);
     for _ in 0..2 {
@@ -206,7 +206,34 @@ async fn mismatched_page_sizes_are_refused() {
     let store = Store::new([small.file(9, 1, 1), large.file(0, 2, 2)]);
     let dir = tempfile::tempdir().unwrap();
     let error = restore_to(store, dir.path(), |_| {}).await.unwrap_err();
-    assert_eq!(error.to_string(), "decode database: input files have mismatched page sizes: 512 != 1024");
+    assert_eq!(
+        error.to_string(),
+        "decode database: ltx file 9/0000000000000001-0000000000000001.ltx: input files have mismatched page sizes: \
+         512 != 1024 (in 0/0000000000000002-0000000000000002.ltx)"
+    );
+    assert!(names(dir.path()).is_empty());
+}
+
+/// The page size changed, and a snapshot of the new size covers what a compacted
+/// file of the old one overlaps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_page_size_is_planned_around() {
+    let (mut small, mut large) = (World::new(512, 9), World::new(1024, 9));
+    for _ in 0..6 {
+        small.commit(3, [1]);
+        large.commit(3, [1]);
+    }
+    let store = Store::new([
+        large.file(9, 1, 3),
+        small.file(2, 3, 5),
+        large.file(0, 4, 4),
+        large.file(0, 5, 5),
+        large.file(0, 6, 6),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let restored = restore_to(store, dir.path(), |_| {}).await.unwrap();
+    assert_eq!((restored.txid.get(), restored.file_count), (6, 4));
+    assert_same_image(&std::fs::read(dir.path().join("db")).unwrap(), large.image(6), large.page_size);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,4 +274,15 @@ pub(crate) fn rewrite_txids(file: &[u8], min: u64, max: u64) -> Vec<u8> {
     bytes[24..32].copy_from_slice(&max.to_be_bytes());
     crate::damage::reseal(&mut bytes);
     bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_listings_run_at_once_than_parallelism_allows() {
+    for (parallelism, most) in [(1, 1), (3, 3), (8, 8)] {
+        let store = World::random(512, 10, 3).store(&[(9, 1, 1), (0, 2, 2), (0, 3, 3)]);
+        let dir = tempfile::tempdir().unwrap();
+        restore_to(Arc::clone(&store) as _, dir.path(), |o| o.parallelism = parallelism).await.unwrap();
+        assert_eq!(store.seen.lists_most.load(Ordering::SeqCst), most);
+        assert!(store.seen.open_most.load(Ordering::SeqCst) <= most);
+    }
 }

@@ -9,6 +9,7 @@ mod damage;
 mod engine;
 mod golden;
 mod large;
+mod moment;
 mod output;
 mod store;
 mod world;

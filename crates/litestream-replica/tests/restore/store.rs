@@ -30,6 +30,7 @@ struct Script {
     listed_longer: HashMap<FileId, u64>,
     gate: Option<Arc<Semaphore>>,
     tracked: Option<Arc<InMemory>>,
+    stored_at: Option<Timestamp>,
 }
 
 /// Bytes handed out and not yet dropped.
@@ -65,11 +66,14 @@ impl Drop for Tracked {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) lists: AtomicU64,
+    pub(crate) lists_now: AtomicU64,
+    pub(crate) lists_most: AtomicU64,
     pub(crate) opens: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) open_now: AtomicU64,
     pub(crate) open_most: AtomicU64,
     pub(crate) longest_read: AtomicU64,
+    pub(crate) opens_of: Mutex<HashMap<FileId, u64>>,
 }
 
 impl Store {
@@ -104,6 +108,11 @@ impl Store {
     /// Listings show the file longer than it is.
     pub(crate) fn list_longer(&self, id: FileId, by: u64) {
         self.script.lock().unwrap().listed_longer.insert(id, by);
+    }
+
+    /// From now on listings show when objects were stored, as S3 does: all at once.
+    pub(crate) fn list_stored_at(&self, time: Timestamp) {
+        self.script.lock().unwrap().stored_at = Some(time);
     }
 
     /// The next `times` transfers break off after `bytes` bytes.
@@ -169,16 +178,25 @@ impl ReplicaClient for Store {
         Ok(())
     }
 
-    async fn list(&self, level: Level, seek: Txid, _metadata: bool) -> Result<Vec<FileInfo>> {
+    fn lists_true_times(&self) -> bool {
+        self.script.lock().unwrap().stored_at.is_none()
+    }
+
+    async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
         self.seen.lists.fetch_add(1, Ordering::SeqCst);
+        let now = self.seen.lists_now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.seen.lists_most.fetch_max(now, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.seen.lists_now.fetch_sub(1, Ordering::SeqCst);
         let mut script = self.script.lock().unwrap();
+        assert!(!(metadata && script.stored_at.is_some()), "asks for each file's time");
         let files = self.files.lock().unwrap();
         let shown = files.iter().filter(|(id, _)| id.level == level && id.min >= seek);
         let listing = shown
             .filter(|(id, _)| !script.hide_once.contains(id))
             .map(|(id, bytes)| {
                 let size = bytes.len() as u64 + script.listed_longer.get(id).copied().unwrap_or_default();
-                FileInfo { id: *id, size, created_at: Self::time_of(id.max) }
+                FileInfo { id: *id, size, created_at: script.stored_at.unwrap_or(Self::time_of(id.max)) }
             })
             .collect();
         script.hide_once.retain(|id| id.level != level);
@@ -188,6 +206,7 @@ impl ReplicaClient for Store {
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
         let gate = self.script.lock().unwrap().gate.clone();
         self.seen.opens.fetch_add(1, Ordering::SeqCst);
+        *self.seen.opens_of.lock().unwrap().entry(id).or_default() += 1;
         let now = self.seen.open_now.fetch_add(1, Ordering::SeqCst) + 1;
         self.seen.open_most.fetch_max(now, Ordering::SeqCst);
         self.seen.longest_read.fetch_max(len, Ordering::SeqCst);

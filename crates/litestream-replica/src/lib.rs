@@ -38,6 +38,7 @@ pub mod oss;
 #[cfg(feature = "http")]
 mod parts;
 pub mod plan;
+pub mod points;
 pub mod restore;
 pub mod resume;
 pub mod retry;
@@ -54,5 +55,6 @@ pub use client::{Body, ByteStream, FileId, FileInfo, ObjectInfo, ReplicaClient, 
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
 pub use plan::{Inventory, Plan, Target};
+pub use points::{Hole, RestorePoint};
 pub use restore::{OutputPolicy, Progress, RestoreOptions, Restored, restore};
 pub use url::{ClientContext, ReplicaUrl, is_replica_url};

@@ -100,7 +100,7 @@ impl Moments {
     }
 
     /// The capture times of these files, in their order.
-    async fn times(&self, files: &[FileInfo]) -> Result<Vec<Timestamp>> {
+    pub(crate) async fn times(&self, files: &[FileInfo]) -> Result<Vec<Timestamp>> {
         stream::iter(files.to_vec()).map(|file| self.time_of(file)).buffered(self.at_once).try_collect().await
     }
 

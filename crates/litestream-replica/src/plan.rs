@@ -11,7 +11,6 @@
 //! Spec: store-and-restore §11.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -127,21 +126,6 @@ pub struct Bounds {
     pub newest: Timestamp,
 }
 
-/// A state that can be restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RestorePoint {
-    /// The TXID the database would stand at.
-    pub txid: Txid,
-    /// When that state was captured, as far as the listing knew.
-    pub created_at: Timestamp,
-}
-
-impl fmt::Display for RestorePoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.txid, self.created_at)
-    }
-}
-
 /// Every file of a replica at one time, over all levels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -245,34 +229,6 @@ impl Inventory {
             bounds.newest = bounds.newest.max(file.created_at);
         }
         Some(bounds)
-    }
-
-    /// Every state that can be restored, ascending by TXID.
-    ///
-    /// A file's last TXID is such a state when the file starts at TXID 1, or
-    /// directly behind or inside what a smaller restorable state covers.
-    pub fn restore_points(&self) -> Vec<RestorePoint> {
-        let mut by_end: Vec<&FileInfo> = self.files.iter().collect();
-        by_end.sort_by_key(|file| (file.id.max, file.created_at));
-        let mut points: Vec<RestorePoint> = Vec::new();
-        for file in by_end {
-            let last = points.last().map_or(Txid::NONE, |point| point.txid);
-            let starts_history = file.id.min == Txid::FIRST;
-            let extends = file.id.level != Level::SNAPSHOT && !last.is_none() && file.id.min <= last.next();
-            if last < file.id.max && (starts_history || extends) {
-                points.push(RestorePoint { txid: file.id.max, created_at: file.created_at });
-            }
-        }
-        points
-    }
-
-    /// The restorable states next to `txid`: the last at or before it, and the
-    /// first after it.
-    pub fn nearest(&self, txid: Txid) -> (Option<RestorePoint>, Option<RestorePoint>) {
-        let points = self.restore_points();
-        let split = points.partition_point(|point| point.txid <= txid);
-        let (before, after) = points.split_at(split);
-        (before.last().copied(), after.first().copied())
     }
 
     /// The chain of files that rebuilds `target`.
@@ -384,15 +340,15 @@ impl Planner {
             Ok(plan) => return Ok(plan),
             Err(error) => error,
         };
-        let may_be_half_seen = match error.kind() {
-            ErrorKind::Hole => true,
-            ErrorKind::Unavailable => !inventory.files().is_empty(),
-            _ => false,
-        };
-        if !may_be_half_seen {
-            return Err(error);
+        match error.kind() {
+            ErrorKind::Hole => {
+                tracing::info!(%error, "backup files are missing, listing again in case a compaction is running");
+            }
+            ErrorKind::Unavailable if !inventory.files().is_empty() => {
+                tracing::debug!(%error, "target not found, listing again in case a compaction is running");
+            }
+            _ => return Err(error),
         }
-        tracing::info!(%error, "backup files are missing, listing again in case a compaction is running");
         self.plan_over(&self.list(&unusable).await?).await
     }
 

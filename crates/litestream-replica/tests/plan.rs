@@ -205,6 +205,38 @@ fn a_snapshot_covers_the_txid_level_zero_lacks() {
     assert_eq!(planned(&files, txid(2)), ["L0 1-1", "L0 2-2"]);
 }
 
+/// A later upstream stores whole images at level 9 alone, also the first one.
+#[test]
+fn level_nine_alone_may_have_what_level_zero_lacks() {
+    let files = [timely(9, 1, 1), timely(0, 2, 2), timely(0, 3, 3), timely(9, 1, 4), timely(0, 5, 5)];
+    assert_eq!(planned(&files, Target::Latest), ["L9 1-4", "L0 5-5"]);
+    assert_eq!(planned(&files, txid(3)), ["L9 1-1", "L0 2-2", "L0 3-3"]);
+    assert_eq!(planned(&files, moment(4500)), ["L9 1-4"]);
+    let inventory = Inventory::new(files);
+    let points: Vec<u64> = inventory.restore_points().iter().map(|point| point.txid.get()).collect();
+    assert_eq!(points, [1, 2, 3, 4, 5]);
+    let holes = inventory.holes();
+    assert_eq!(holes.len(), 1, "what lies below the oldest snapshot is no hole");
+    assert_eq!((holes[0].first.get(), holes[0].last.get()), (4, 4));
+    assert_eq!(holes[0].covered_by, Some(timely(9, 1, 4).id));
+}
+
+/// Levels that no configuration names any more are part of history.
+#[test]
+fn every_level_counts_whatever_is_configured() {
+    let files = [timely(8, 1, 10), timely(6, 11, 12), timely(4, 12, 20), timely(0, 21, 21)];
+    assert_eq!(planned(&files, Target::Latest), ["L8 1-a", "L6 b-c", "L4 c-14", "L0 15-15"]);
+}
+
+#[test]
+fn retention_leaves_no_hole_and_names_no_step() {
+    let inventory = Inventory::new([timely(9, 1, 50), timely(2, 41, 60), timely(0, 61, 61)]);
+    assert_eq!(inventory.holes(), []);
+    assert_eq!(inventory.step_around(Txid::new(55)), Some(timely(2, 41, 60).id));
+    assert_eq!(inventory.step_around(Txid::new(60)), None);
+    assert_eq!(inventory.step_around(Txid::new(61)), None);
+}
+
 #[test]
 fn a_level_nine_file_that_starts_late_is_no_base() {
     let files = [timely(9, 1, 3), timely(9, 2, 7), timely(0, 4, 4)];
@@ -382,6 +414,33 @@ proptest! {
         let points: Vec<u64> = inventory.restore_points().iter().map(|p| p.txid.get()).collect();
         let plannable: Vec<u64> = (1..40).filter(|id| inventory.plan(txid(*id)).is_ok()).collect();
         prop_assert_eq!(points, plannable);
+    }
+
+    /// The newest state can be restored exactly when each hole is bridged, and on
+    /// both sides of a hole stand the restorable states next to it.
+    #[test]
+    fn a_hole_without_a_bridge_is_a_newest_state_out_of_reach(files in histories()) {
+        let inventory = Inventory::new(files);
+        let holes = inventory.holes();
+        let has_changes = inventory.files().iter().any(|file| file.id.level != Level::SNAPSHOT);
+        if has_changes {
+            prop_assert_eq!(holes.iter().all(|hole| hole.is_covered()), inventory.plan(Target::Latest).is_ok());
+        }
+        let points = inventory.restore_points();
+        for hole in &holes {
+            prop_assert!(hole.first <= hole.last);
+            let before = points.iter().rev().find(|point| point.txid < hole.first);
+            let after = points.iter().find(|point| point.txid >= hole.last);
+            prop_assert_eq!(hole.before.as_ref(), before);
+            prop_assert_eq!(hole.after.as_ref(), after);
+            let changes = inventory.files().iter().filter(|file| file.id.level != Level::SNAPSHOT);
+            for file in changes {
+                prop_assert!(file.id.max < hole.first || file.id.min > hole.last, "{} overlaps {:?}", file.id, hole);
+            }
+        }
+        for pair in holes.windows(2) {
+            prop_assert!(pair[0].last < pair[1].first);
+        }
     }
 
     /// The order in which a store lists does not matter.

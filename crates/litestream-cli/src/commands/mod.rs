@@ -15,6 +15,7 @@ use crate::failure::{Failure, fail};
 pub(crate) mod databases;
 pub(crate) mod help;
 pub(crate) mod ltx;
+pub(crate) mod points;
 pub(crate) mod replicate;
 pub(crate) mod restore;
 pub(crate) mod status;
@@ -91,8 +92,16 @@ pub(crate) struct Invocation {
 }
 
 /// Every command of this version.
-pub(crate) const COMMANDS: [&CommandSpec; 7] =
-    [&databases::SPEC, &ltx::SPEC, &replicate::SPEC, &restore::SPEC, &status::SPEC, &version::SPEC, &ltx::WAL_SPEC];
+pub(crate) const COMMANDS: [&CommandSpec; 8] = [
+    &databases::SPEC,
+    &ltx::SPEC,
+    &points::SPEC,
+    &replicate::SPEC,
+    &restore::SPEC,
+    &status::SPEC,
+    &version::SPEC,
+    &ltx::WAL_SPEC,
+];
 
 /// Commands of the original that this version does not have. They are not
 /// listed, and say so when called.

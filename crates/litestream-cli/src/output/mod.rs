@@ -37,6 +37,20 @@ pub(crate) fn timestamp(moment: Timestamp) -> String {
     moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// A moment to the millisecond, in UTC: what backups are told apart by.
+pub(crate) fn timestamp_millis(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
+/// A URL may carry a password; what is printed must not.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let host_len = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(host_len);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 /// The candidate that was perhaps meant by `word`: at most two edits away, and
 /// fewer edits than half its letters, so that short words are not paired at
 /// random.
@@ -77,6 +91,13 @@ fn edits(from: &str, to: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        assert_eq!(without_credentials("sftp://me:secret@host/x?y"), "sftp://host/x?y");
+        assert_eq!(without_credentials("s3://bucket/a@b"), "s3://bucket/a@b");
+        assert_eq!(without_credentials("/a.db"), "/a.db");
+    }
 
     #[test]
     fn edits_count_letters_and_swaps() {

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use litestream_replica::restore::Progress;
 
 use crate::environment::Environment;
-use crate::output::note;
+use crate::output::{note, without_credentials};
 use crate::units::format_size;
 
 /// Tells about one restore on standard error.
@@ -84,25 +84,4 @@ impl Progress for ProgressLine {
     }
 }
 
-/// A URL may carry a password; what is printed must not.
-fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let host_len = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(host_len);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
-}
-
 const TEMPLATE: &str = "[{bar:30}] {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  ETA {eta}  {msg}";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_are_not_shown() {
-        assert_eq!(without_credentials("sftp://me:secret@host/x?y"), "sftp://host/x?y");
-        assert_eq!(without_credentials("s3://bucket/a@b"), "s3://bucket/a@b");
-        assert_eq!(without_credentials("/a.db"), "/a.db");
-    }
-}

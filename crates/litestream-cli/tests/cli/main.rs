@@ -11,8 +11,11 @@ mod lifecycle;
 mod listing;
 mod logging;
 mod mistakes;
+mod plans;
+mod points;
 mod restore;
 mod s3;
+mod tree;
 mod upstream;
 mod v3;
 

@@ -140,7 +140,10 @@ fn a_transaction_out_of_reach_names_its_neighbours() {
         let outcome = sandbox.run(arguments);
         assert_eq!(outcome.code, 1);
         assert!(
-            outcome.stderr.contains("Error: no matching backup files available\nNearest before it: 0"),
+            outcome.stderr.contains(
+                "Error: no matching backup files available\nThe replica ends at transaction 0000000000000002.\n\
+                 Nearest before it: 0000000000000002 (20"
+            ),
             "{outcome:?}"
         );
     }

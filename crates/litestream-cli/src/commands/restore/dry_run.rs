@@ -4,7 +4,10 @@
 //!
 //! Spec: store-and-restore §13.4.
 
-use litestream_replica::{Inventory, Plan};
+use std::sync::Arc;
+
+use litestream_replica::Plan;
+use litestream_replica::plan::plan_restore;
 use ltx::Txid;
 use serde::Serialize;
 
@@ -35,8 +38,10 @@ pub(super) struct PlannedFile {
 impl Job {
     /// Prints the plan and touches nothing.
     pub(super) async fn dry_run(&self) -> anyhow::Result<()> {
-        let inventory = Inventory::load(&*self.client, self.target.needs_times()).await?;
-        let plan = inventory.plan(self.target).map_err(|error| self.explain(&error, Some(&inventory)))?;
+        let plan = match plan_restore(Arc::clone(&self.client), self.target).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.explain(&error).await),
+        };
         let text = if self.arguments.is_set("json") {
             json::format(&self.describe_plan(&plan))?
         } else {

@@ -10,7 +10,7 @@
 mod dry_run;
 mod follow;
 mod options;
-mod refusal;
+pub(crate) mod refusal;
 mod report;
 mod spec;
 mod v3;
@@ -24,12 +24,13 @@ use litestream::IntegrityCheck;
 use litestream::follow::restore_copy;
 use litestream_replica::restore::{OutputPolicy, RestoreOptions, Restored, check_output, restore};
 use litestream_replica::v3::V3Inventory;
-use litestream_replica::{ErrorKind, Inventory, ReplicaClient, Target};
+use litestream_replica::{ErrorKind, ReplicaClient, Target};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::options::target;
 pub(crate) use self::spec::SPEC;
 
-use self::options::{integrity_check, output_path, parallelism, target, usage};
+use self::options::{integrity_check, output_path, parallelism, usage};
 use crate::arguments::Arguments;
 use crate::commands::{Invocation, runtime};
 use crate::config::Surroundings;
@@ -190,11 +191,9 @@ impl Job {
                     tracing::info!("no matching backups found");
                     return Ok(None);
                 }
-                // Only for the hints, so a listing that fails now changes nothing.
-                let inventory = Inventory::load(&*self.client, false).await.ok();
-                Err(self.explain(&error, inventory.as_ref()))
+                Err(self.explain(&error).await)
             }
-            Err(error) => Err(self.explain(&error, None)),
+            Err(error) => Err(self.explain(&error).await),
         }
     }
 }

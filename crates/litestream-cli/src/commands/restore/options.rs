@@ -28,7 +28,7 @@ pub(super) fn integrity_check(arguments: &Arguments) -> anyhow::Result<Integrity
 
 /// Which moment is asked for. Checks the time's form before anything that
 /// follow mode or a second target would object to.
-pub(super) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
+pub(crate) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
     let timestamp = timestamp(arguments)?;
     check_follow(arguments)?;
     Ok(match (arguments.txid("txid"), timestamp) {

@@ -25,6 +25,12 @@ impl Digest {
     /// The digest of no bytes, neutral in [`Digest::combine`].
     pub const EMPTY: Self = Self { crc: 0, len: 0 };
 
+    /// A digest known from elsewhere, by its [`crc`](Self::crc) and
+    /// [`len`](Self::len).
+    pub const fn from_parts(crc: u64, len: u64) -> Self {
+        Self { crc, len }
+    }
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self { crc: crc_fast::checksum(CrcAlgorithm::Crc64GoIso, bytes), len: bytes.len() as u64 }

@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Progress;
 use super::fault::{Fault, task_failed};
 use super::fetch::{Fetcher, MAX_PARALLELISM};
+use super::journal::{Finished, Journal, Key, digest_in_place};
 use super::output::{self, TempFile};
 use super::pages::PageSet;
 use super::sequential;
@@ -34,6 +35,9 @@ pub(super) struct Assembly {
     pub(super) progress: Arc<dyn Progress>,
     /// Files to be read without their index.
     pub(super) distrusted: Vec<FileId>,
+    /// What is done already, and where to note what gets done. Only large
+    /// restores have one.
+    pub(super) journal: Option<Arc<Journal>>,
 }
 
 /// What an attempt made.
@@ -77,7 +81,10 @@ impl Assembly {
             let source = source.map_err(|e| Fault::Other(task_failed(e)))??;
             let mut current = match survey.take() {
                 Some(survey) => survey.older(&source)?,
-                None => Survey::begin(&source, plan, Arc::clone(&file)).await?,
+                None => {
+                    let is_resumed = self.journal.as_ref().is_some_and(|journal| journal.is_over_leftover());
+                    Survey::begin(&source, plan, Arc::clone(&file), is_resumed).await?
+                }
             };
             match source.footer.filter(|_| !self.distrusted.contains(&source.info.id)) {
                 Some(footer) => self.split(&source, footer, &mut current, &chunks).await?,
@@ -105,6 +112,7 @@ impl Assembly {
         survey.check_trailer(source, &footer)?;
         let verdict = Arc::new(Verdict::new(info, source.header.clone(), source.head));
         let mut splitter = Splitter::new(source.header.page_size, self.fetcher.chunk_len());
+        let output = Arc::clone(&survey.file);
         let mut parser = IndexParser::for_footer(&footer);
         let mut entries = Vec::new();
         let mut digest = RunningDigest(Digest::EMPTY);
@@ -134,36 +142,73 @@ impl Assembly {
                 }
                 let owned = survey.claims.claim(entry.pgno);
                 if let Some(extent) = splitter.push(entry, owned).map_err(|reason| misfit(reason.to_owned()))? {
-                    self.send(source, &verdict, extent, chunks).await?;
+                    self.send(source, &verdict, &footer, extent, chunks, &output).await?;
                 }
             }
             at += window.len() as u64;
         }
         parser.finish().map_err(|error| misfit(error.to_string()))?;
         if let Some(extent) = splitter.take() {
-            self.send(source, &verdict, extent, chunks).await?;
+            self.send(source, &verdict, &footer, extent, chunks, &output).await?;
         }
         verdict.add_end(splitter.count(), digest.0, footer.trailer)?;
         self.progress.advanced(info.size - (block_end - Header::LEN as u64));
         Ok(())
     }
 
-    /// Hands a chunk on, once there is memory for it.
+    /// Hands a chunk on, once there is memory for it; one that was done before
+    /// only tells its verdict.
     async fn send(
         &self,
         source: &Source,
         verdict: &Arc<Verdict>,
+        footer: &Footer,
         extent: Extent,
         chunks: &mpsc::Sender<Chunk>,
+        output: &Arc<File>,
     ) -> Result<(), Fault> {
         let resident = source.resident(extent.offset, extent.len);
+        // What came along costs nothing to do again.
+        let journal = self.journal.as_ref().filter(|_| resident.is_none());
+        let note = journal.map(|journal| {
+            let Header { page_size, commit, .. } = source.header;
+            let (offset, len) = (extent.offset, extent.len);
+            let frames = extent.fingerprint(commit);
+            (Arc::clone(journal), Key::new(&source.info, footer.trailer.file, page_size, offset, len, frames))
+        });
+        let finished = note.as_ref().and_then(|(journal, key)| journal.find(key));
+        let Some(extent) = self.fetch_again(extent, finished, verdict, output).await? else { return Ok(()) };
         let share = match &resident {
             Some(_) => source.share.clone(),
             None => Some(Arc::new(self.fetcher.reserve(extent.len).await.map_err(Fault::Other)?)),
         };
-        let chunk = Chunk { extent, verdict: Arc::clone(verdict), resident, _share: share };
+        let chunk = Chunk { extent, verdict: Arc::clone(verdict), resident, note, _share: share };
         // The receiver lives as long as this future, by construction of `run`.
         chunks.send(chunk).await.map_err(|_| Fault::Other(Error::new(ErrorKind::Cancelled, "restore cancelled")))
+    }
+
+    /// Gives the chunk back unless its pages are found in place as `finished`
+    /// says; then its verdict counts.
+    async fn fetch_again(
+        &self,
+        extent: Extent,
+        finished: Option<Finished>,
+        verdict: &Arc<Verdict>,
+        output: &Arc<File>,
+    ) -> Result<Option<Extent>, Fault> {
+        let Some(finished) = finished else { return Ok(Some(extent)) };
+        let (output, page_size) = (Arc::clone(output), verdict.header.page_size);
+        let read = tokio::task::spawn_blocking(move || {
+            let found = digest_in_place(&output, page_size, extent.owned());
+            (extent, found == Some(finished.pages))
+        });
+        let (extent, is_in_place) = read.await.map_err(|e| Fault::Other(task_failed(e)))?;
+        if !is_in_place {
+            return Ok(Some(extent));
+        }
+        self.progress.advanced(extent.len);
+        verdict.add_chunk(extent.number, finished.digest, finished.database)?;
+        Ok(None)
     }
 
     /// Fetches a chunk where it is not at hand, decodes and writes it.
@@ -189,12 +234,15 @@ impl Assembly {
 struct Survey {
     newest: Header,
     newest_file: FileId,
+    file: Arc<File>,
     claims: Claims,
 }
 
 impl Survey {
     /// The newest file decides page size and length.
-    async fn begin(source: &Source, plan: &Plan, file: Arc<File>) -> Result<Self, Fault> {
+    ///
+    /// `is_resumed` says that the file holds what an earlier restore left.
+    async fn begin(source: &Source, plan: &Plan, file: Arc<File>, is_resumed: bool) -> Result<Self, Fault> {
         let newest = source.header.clone();
         let (page_len, commit) = (u64::from(newest.page_size.get()), newest.commit);
         // Every page must come from some frame, and no page of n bytes takes
@@ -206,9 +254,16 @@ impl Survey {
             return Err(Fault::corrupt(&source.info, problem));
         }
         let len = u64::from(commit) * page_len;
-        let allocated = tokio::task::spawn_blocking(move || output::allocate(&file, len));
+        // Nobody writes the lock page; in a new file it is zeros by itself.
+        let lock_page = newest.page_size.lock_page();
+        let stale = (is_resumed && lock_page.get() <= commit).then_some((lock_page, newest.page_size));
+        let output = Arc::clone(&file);
+        let allocated = tokio::task::spawn_blocking(move || {
+            output::allocate(&output, len)?;
+            stale.map_or(Ok(()), |(pgno, page_size)| output::clear_page(&output, pgno, page_size))
+        });
         allocated.await.map_err(|e| Fault::Other(task_failed(e)))?.map_err(Fault::Other)?;
-        Ok(Self { newest, newest_file: source.info.id, claims: Claims::new(commit) })
+        Ok(Self { newest, newest_file: source.info.id, file, claims: Claims::new(commit) })
     }
 
     /// The next older file.

@@ -14,9 +14,11 @@
 mod assemble;
 mod fault;
 pub(crate) mod fetch;
+mod journal;
 pub(crate) mod output;
 mod pages;
 mod sequential;
+mod sidecar;
 mod source;
 mod split;
 mod verdict;
@@ -53,6 +55,10 @@ pub struct RestoreOptions {
     pub parallelism: usize,
     /// What to do about an existing database.
     pub policy: OutputPolicy,
+    /// Plans of at least so many bytes keep a journal, `<output>.tmp-resume`: one
+    /// that was killed goes on where it stopped when it is started again, and one
+    /// that lost its store leaves its work and says so. The default is 64 MiB.
+    pub resume_from_bytes: u64,
     /// Run on the finished file, on a blocking thread. Side files that SQLite
     /// leaves beside the temporary file are removed afterwards.
     pub verify: Option<VerifyHook>,
@@ -68,6 +74,7 @@ impl RestoreOptions {
             target: Target::Latest,
             parallelism: DEFAULT_PARALLELISM,
             policy: OutputPolicy::RefuseExisting,
+            resume_from_bytes: RESUME_FROM_BYTES,
             verify: None,
             cancel: CancellationToken::new(),
         }
@@ -153,17 +160,23 @@ pub async fn restore(
 }
 
 async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: Arc<dyn Progress>) -> Result<Restored> {
-    let RestoreOptions { output, target, parallelism, policy, verify, cancel } = options;
+    let RestoreOptions { output, target, parallelism, policy, resume_from_bytes, verify, cancel } = options;
     check_output(&output, policy)?;
     let parallelism = if parallelism == 0 { DEFAULT_PARALLELISM } else { parallelism };
     let fetcher = Arc::new(Fetcher::new(Arc::clone(&client), parallelism));
     let mut rounds = Rounds::begin(Planner::new(client, target, parallelism)).await?;
-    let mut temp = TempFile::create(&output)?;
+    let is_large = rounds.plan.total_bytes() >= resume_from_bytes;
+    let mut temp = TempFile::create(&output, is_large)?;
     let (plan, assembled) = loop {
         let plan = rounds.plan.clone();
         progress.aimed(plan.txid());
         progress.planned(plan.files.len(), plan.total_bytes());
+        let journal = is_large.then(|| Arc::new(temp.journal()));
+        if let Some(finished) = journal.as_ref().map(|journal| journal.found_count()).filter(|count| *count > 0) {
+            tracing::info!(finished, path = %temp.path().display(), "going on with a restore that was interrupted");
+        }
         let assembly = Assembly {
+            journal: journal.clone(),
             fetcher: Arc::clone(&fetcher),
             parallelism,
             progress: Arc::clone(&progress),
@@ -171,6 +184,12 @@ async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: 
         };
         match assembly.run(&plan, &temp).await {
             Ok(assembled) => break (plan, assembled),
+            // Hours of transfer are not thrown away because the line is down.
+            Err(Fault::Other(error)) if error.is_retryable() && journal.is_some() => {
+                let kept = temp.keep_for_later();
+                let advice = format!("stopped; repeat the same restore to go on from {}", kept.display());
+                return Err(error.context(advice));
+            }
             Err(fault) => rounds.plan_around(fault).await?,
         }
         temp.renew()?;
@@ -295,6 +314,9 @@ fn plan_context(error: Error) -> Error {
 }
 
 pub(crate) const DEFAULT_PARALLELISM: usize = 8;
+
+/// Below this a restore takes seconds, and starting over costs nothing.
+const RESUME_FROM_BYTES: u64 = 64 << 20;
 
 /// Unusable files to plan around before giving up.
 const MAX_REPLANS: usize = 8;

@@ -8,15 +8,17 @@
 //!
 //! Spec: store-and-restore §12, §13.2.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ltx::{PageSize, Pgno};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::journal::Journal;
+use super::sidecar::{self, with_suffix};
 use crate::{Error, ErrorKind, Result};
 
 /// What to do about a database that stands at the output path.
@@ -63,7 +65,7 @@ pub fn check_output(output: &Path, policy: OutputPolicy) -> Result<()> {
         }
         _ => {}
     }
-    let stale = stale_sidecars(output)?;
+    let stale = sidecar::existing(output)?;
     // Found out now, and not when the old database is already gone.
     if let Some(sidecar) = stale.iter().find(|sidecar| sidecar.is_dir()) {
         return Err(Error::new(
@@ -95,18 +97,38 @@ pub(crate) struct TempFile {
     /// Directories made for the output, outermost first.
     made_dirs: Vec<PathBuf>,
     keep: bool,
+    /// Whether the file is the leftover of a restore that did not end.
+    is_leftover: bool,
+    #[cfg(test)]
+    kill: tests::Kill,
 }
 
 impl TempFile {
     /// Creates the file, and its directory where that is missing (mode 0700).
     ///
+    /// With `resume` the leftover of a restore that was killed is taken as it is,
+    /// if it is safely our own.
+    ///
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict) when another restore is writing it.
-    pub(crate) fn create(output: &Path) -> Result<Self> {
+    pub(crate) fn create(output: &Path, resume: bool) -> Result<Self> {
         let made_dirs = make_parents(output)?;
         let path = with_suffix(output, ".tmp");
-        match open_locked(&path, existing(output)?.as_ref()) {
-            Ok(file) => Ok(Self { output: output.to_owned(), path, file: Arc::new(file), made_dirs, keep: false }),
+        let opened = existing(output).and_then(|replaced| open_locked(&path, replaced.as_ref(), resume));
+        match opened {
+            Ok((file, is_leftover)) => {
+                let file = Arc::new(file);
+                Ok(Self {
+                    output: output.to_owned(),
+                    path,
+                    file,
+                    made_dirs,
+                    keep: false,
+                    is_leftover,
+                    #[cfg(test)]
+                    kill: tests::Kill::default(),
+                })
+            }
             Err(error) => {
                 remove_dirs(&made_dirs);
                 Err(error)
@@ -120,8 +142,21 @@ impl TempFile {
     /// be running, and must not reach this one.
     pub(crate) fn renew(&mut self) -> Result<()> {
         remove_if_there(&self.path)?;
-        self.file = Arc::new(open_locked(&self.path, existing(&self.output)?.as_ref())?);
+        let (file, _) = open_locked(&self.path, existing(&self.output)?.as_ref(), false)?;
+        self.file = Arc::new(file);
+        self.is_leftover = false;
         Ok(())
+    }
+
+    /// The journal that belongs to this file.
+    pub(super) fn journal(&self) -> Journal {
+        Journal::open(&with_suffix(&self.path, JOURNAL), self.is_leftover)
+    }
+
+    /// Leaves file and journal behind, for a later restore to go on from.
+    pub(super) fn keep_for_later(mut self) -> PathBuf {
+        self.keep = true;
+        self.path.clone()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -134,11 +169,13 @@ impl TempFile {
 
     /// Puts the file in the output's place.
     ///
-    /// Without side files this is one atomic rename. With them the old database
-    /// goes first, then its side files, then comes the rename, each step on the
-    /// disk before the next: a crash in between leaves no database rather than a
-    /// mixed one. Removing a hot journal or WAL first would leave an old database
-    /// that looks sound and is not.
+    /// Where no side file holds anything, this is one atomic rename: a crash leaves
+    /// the old database or the new one. Where a WAL or a journal belongs to the old
+    /// database, the old database goes first, then its side files, then comes the
+    /// rename, each step on the disk before the next: a crash in between leaves the
+    /// new database under its temporary name, rather than a mixed one at the
+    /// output. Removing a hot journal or WAL first would leave an old database that
+    /// looks sound and is not.
     ///
     /// # Errors
     /// As [`check_output`], which is asked again. When the old database is
@@ -150,18 +187,28 @@ impl TempFile {
         if let Some(replaced) = &replaced {
             self.take_over_attributes(replaced)?;
         }
-        remove_sidecars(&self.path);
-        let stale = stale_sidecars(&self.output)?;
-        let result =
-            if stale.is_empty() { Ok(()) } else { self.clear_output(&stale) }.and_then(|()| self.rename(policy));
+        sidecar::remove_all(&self.path);
+        let stale = sidecar::existing(&self.output)?;
+        self.reached("checked")?;
+        let cleared = if stale.iter().all(|path| sidecar::is_spent(path)) {
+            self.remove_all(&stale)
+        } else {
+            self.clear_output(&stale)
+        };
+        let result = cleared.and_then(|()| self.rename(policy));
         match result {
-            Ok(()) => self.keep = true,
+            Ok(()) => {
+                self.keep = true;
+                // Without its file it says nothing; the next restore empties it.
+                let _ = fs::remove_file(with_suffix(&self.path, JOURNAL));
+            }
             Err(error) if replaced.is_some() && fs::symlink_metadata(&self.output).is_err() => {
                 self.keep = true;
                 return Err(error.context(format!("the restored database is at {}", self.path.display())));
             }
             Err(error) => return Err(error),
         }
+        self.reached("renamed")?;
         sync_parent(&self.output)?;
         for dir in &self.made_dirs {
             sync_parent(dir)?;
@@ -180,11 +227,32 @@ impl TempFile {
     /// Removes the old database, then its side files.
     fn clear_output(&self, stale: &[PathBuf]) -> Result<()> {
         remove_if_there(&self.output)?;
+        self.reached("old database removed")?;
         sync_parent(&self.output)?;
+        self.reached("its removal on the disk")?;
+        self.remove_all(stale)
+    }
+
+    /// Removes side files, on the disk before the next step.
+    fn remove_all(&self, stale: &[PathBuf]) -> Result<()> {
         for sidecar in stale {
             remove_if_there(sidecar)?;
+            self.reached("side file removed")?;
         }
-        sync_parent(&self.output)
+        if stale.is_empty() { Ok(()) } else { sync_parent(&self.output) }
+    }
+
+    /// A place between two steps. Tests stop here as a kill would: nothing of what
+    /// follows happens, cleaning up included.
+    #[cfg_attr(not(test), expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "only tests stop here"))]
+    fn reached(&self, step: &'static str) -> Result<()> {
+        #[cfg(test)]
+        return self.kill.reached(step);
+        #[cfg(not(test))]
+        {
+            let _ = step;
+            Ok(())
+        }
     }
 
     fn rename(&self, policy: OutputPolicy) -> Result<()> {
@@ -214,12 +282,17 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if self.kill.has_come() {
+            return;
+        }
         // What a check of the file with SQLite may have left beside it.
-        remove_sidecars(&self.path);
+        sidecar::remove_all(&self.path);
         if !self.keep {
             // Nobody is left to tell; the lock is gone, so the next restore
             // replaces whatever stays.
             let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(with_suffix(&self.path, JOURNAL));
             remove_dirs(&self.made_dirs);
         }
     }
@@ -250,11 +323,9 @@ pub(crate) fn allocate(file: &File, len: u64) -> Result<()> {
     }
 }
 
-/// `path` with `suffix` at the end of its last component.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    PathBuf::from(name)
+/// Fills one page with zeros.
+pub(super) fn clear_page(file: &File, pgno: Pgno, page_size: PageSize) -> Result<()> {
+    file.write_all_at(&vec![0; page_size.len()], pgno.offset(page_size)).map_err(|e| Error::io("write database", e))
 }
 
 /// The file at `path`, symbolic links followed. A link without target counts as
@@ -267,28 +338,6 @@ fn existing(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Which side files of the database `path` exist.
-fn stale_sidecars(path: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for suffix in SIDECARS {
-        let sidecar = with_suffix(path, suffix);
-        match fs::symlink_metadata(&sidecar) {
-            Ok(_) => found.push(sidecar),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(format!("stat {}", sidecar.display()), e)),
-        }
-    }
-    Ok(found)
-}
-
-fn remove_sidecars(path: &Path) {
-    for suffix in SIDECARS {
-        // Mostly absent. One that stays lies beside the temporary name, where
-        // it can harm no database.
-        let _ = fs::remove_file(with_suffix(path, suffix));
-    }
-}
-
 fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()), e)),
@@ -296,8 +345,9 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Creates `path` and locks it. A leftover that nobody has locked is removed.
-fn open_locked(path: &Path, replaced: Option<&Metadata>) -> Result<File> {
+/// Creates `path` and locks it; true where it was there. A leftover that nobody
+/// has locked is removed, unless it can be resumed and shall be.
+fn open_locked(path: &Path, replaced: Option<&Metadata>, resume: bool) -> Result<(File, bool)> {
     let failed = |e: io::Error| Error::io(format!("create {}", path.display()), e);
     // As strict as the file to be replaced, from the first byte on.
     let mode = replaced.map_or(0o666, |found| found.mode() & 0o666 | 0o600);
@@ -330,11 +380,23 @@ fn open_locked(path: &Path, replaced: Option<&Metadata>) -> Result<File> {
             continue;
         }
         if is_new {
-            return Ok(file);
+            return Ok((file, false));
         }
+        if resume && is_own(&ours, mode) && fs::symlink_metadata(with_suffix(path, JOURNAL)).is_ok_and(|j| j.is_file())
+        {
+            return Ok((file, true));
+        }
+        remove_if_there(&with_suffix(path, JOURNAL))?;
         remove_if_there(path)?;
     }
     Err(busy())
+}
+
+/// Whether nobody else can have a hand in a file: it would be trusted between
+/// our checks and its publication. `mode` is the most it may allow.
+fn is_own(file: &Metadata, mode: u32) -> bool {
+    let is_closed = file.mode() & 0o777 & !mode == 0 && file.mode() & 0o022 == 0;
+    file.is_file() && file.nlink() == 1 && is_closed && file.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Creates the missing directories above `output`, outermost first.
@@ -382,8 +444,11 @@ fn sync_parent(path: &Path) -> Result<()> {
         .map_err(|e| Error::io(format!("fsync directory {}", parent.display()), e))
 }
 
-/// What SQLite keeps beside a database and would apply to it.
-const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// What the temporary file's journal is called behind its name.
+const JOURNAL: &str = "-resume";
 
 /// How often to race other restores for the temporary name before giving up.
 const LOCK_ATTEMPTS: u32 = 8;
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use ltx::{DatabaseChecksum, Digest, IndexEntry, PageSize, Pgno, decode_run, page
 
 use super::fault::Fault;
 use super::fetch::MemoryShare;
+use super::journal::{Finished, Journal, Key};
 use super::pages::RunWriter;
 use super::verdict::Verdict;
 use crate::{Error, Result};
@@ -30,6 +31,25 @@ pub(super) struct Extent {
     /// Length in bytes.
     pub(super) len: u64,
     frames: Vec<Frame>,
+}
+
+impl Extent {
+    /// What decides the frames' bytes and place, as one digest.
+    pub(super) fn fingerprint(&self, commit: u32) -> Digest {
+        let mut bytes = Vec::with_capacity(4 + self.frames.len() * 9);
+        bytes.extend(commit.to_be_bytes());
+        for frame in &self.frames {
+            bytes.extend(frame.pgno.get().to_be_bytes());
+            bytes.extend(frame.len.to_be_bytes());
+            bytes.push(u8::from(frame.owned));
+        }
+        Digest::of(&bytes)
+    }
+
+    /// The pages this chunk is the one to write, in order.
+    pub(super) fn owned(&self) -> impl Iterator<Item = Pgno> + '_ {
+        self.frames.iter().filter(|frame| frame.owned).map(|frame| frame.pgno)
+    }
 }
 
 /// Gathers index entries into extents.
@@ -91,6 +111,8 @@ pub(super) struct Chunk {
     pub(super) verdict: Arc<Verdict>,
     /// The bytes, where they came along when the file was opened.
     pub(super) resident: Option<Bytes>,
+    /// Where to note that it is done, and under which name.
+    pub(super) note: Option<(Arc<Journal>, Key)>,
     /// The memory the bytes take; kept until they are written.
     pub(super) _share: Option<Arc<MemoryShare>>,
 }
@@ -108,18 +130,28 @@ impl Chunk {
         let sums_pages = self.verdict.sums_pages();
         let mut database = DatabaseChecksum::new();
         let mut writer = RunWriter::new(file, page_size);
+        let mut pages = Digest::EMPTY;
         let mut frames = self.extent.frames.iter();
         let decoded = decode_run(&bytes, page_size, &mut |pgno, page: &[u8]| {
             let frame = frames.next().filter(|frame| frame.pgno == pgno).ok_or(Stop::Index)?;
             if sums_pages && pgno.get() <= commit {
                 database.toggle(page_checksum(pgno, page));
             }
-            if frame.owned { writer.write(pgno, page).map_err(Stop::Write) } else { Ok(()) }
+            if !frame.owned {
+                return Ok(());
+            }
+            if self.note.is_some() {
+                pages = pages.combine(Digest::of(page));
+            }
+            writer.write(pgno, page).map_err(Stop::Write)
         });
         let complete = frames.next().is_none();
         match decoded {
             Ok(run) if complete => {
                 writer.flush().map_err(Fault::Other)?;
+                if let Some((journal, key)) = &self.note {
+                    journal.add(key, &Finished { digest: run.digest, database, pages });
+                }
                 self.verdict.add_chunk(self.extent.number, run.digest, database)
             }
             Err(Stop::Format(error)) if self.index_fits(&bytes) => Err(Fault::corrupt(&self.verdict.info, error)),

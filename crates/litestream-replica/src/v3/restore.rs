@@ -66,13 +66,14 @@ async fn run(
     options: RestoreOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Restored> {
-    let RestoreOptions { output, target, parallelism, policy, verify, cancel } = options;
+    // Old backups keep no journal; they are restored in one go.
+    let RestoreOptions { output, target, parallelism, policy, verify, cancel, resume_from_bytes: _ } = options;
     check_output(&output, policy)?;
     let parallelism = if parallelism == 0 { DEFAULT_PARALLELISM } else { parallelism };
     let plan = inventory.plan(target)?;
     warn_of_other_generations(inventory, &plan, target);
     let fetcher = Arc::new(Fetcher::new(client, parallelism));
-    let temp = TempFile::create(&output)?;
+    let temp = TempFile::create(&output, false)?;
     progress.planned(plan.object_count(), plan.total_bytes());
 
     let (sender, receiver) = mpsc::channel(1);

@@ -160,6 +160,23 @@ async fn a_vanished_file_is_planned_around() {
     assert_same_image(&std::fs::read(dir.path().join("db")).unwrap(), world.image(4), world.page_size);
 }
 
+/// A compaction finished and level 0 expired between the listing and the reads:
+/// one look at the store tells about all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_expire_together_cost_one_new_plan() {
+    let world = World::random(512, 39, 9);
+    let mut files = vec![(9, 1, 1), (1, 2, 9)];
+    files.extend((2..=9).map(|n| (0, n, n)));
+    let store = world.store(&files);
+    store.hide_once(id(1, 2, 9));
+    (2..=9).for_each(|n| store.vanish_on_open(id(0, n, n)));
+    let dir = tempfile::tempdir().unwrap();
+    let restored = restore_to(Arc::clone(&store) as _, dir.path(), |_| {}).await.unwrap();
+    assert_eq!((restored.txid.get(), restored.file_count), (9, 2));
+    assert_eq!(store.seen.lists.load(Ordering::SeqCst), 20);
+    assert_same_image(&std::fs::read(dir.path().join("db")).unwrap(), world.image(9), world.page_size);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_file_without_substitute_is_named() {
     let store = World::random(512, 36, 3).store(&[(9, 1, 1), (0, 2, 2), (0, 3, 3)]);

@@ -11,5 +11,6 @@ mod golden;
 mod large;
 mod moment;
 mod output;
+mod resume;
 mod store;
 mod world;

@@ -31,6 +31,7 @@ struct Script {
     gate: Option<Arc<Semaphore>>,
     tracked: Option<Arc<InMemory>>,
     stored_at: Option<Timestamp>,
+    opens_left: Option<u64>,
 }
 
 /// Bytes handed out and not yet dropped.
@@ -110,6 +111,11 @@ impl Store {
         self.script.lock().unwrap().listed_longer.insert(id, by);
     }
 
+    /// After so many further opens the store cannot be reached; `None` is never.
+    pub(crate) fn go_away_after(&self, opens: Option<u64>) {
+        self.script.lock().unwrap().opens_left = opens;
+    }
+
     /// From now on listings show when objects were stored, as S3 does: all at once.
     pub(crate) fn list_stored_at(&self, time: Timestamp) {
         self.script.lock().unwrap().stored_at = Some(time);
@@ -127,6 +133,11 @@ impl Store {
         let gate = Arc::new(Semaphore::new(0));
         self.script.lock().unwrap().gate = Some(Arc::clone(&gate));
         gate
+    }
+
+    /// Opens wait no longer.
+    pub(crate) fn ungate(&self) {
+        self.script.lock().unwrap().gate = None;
     }
 
     /// From now on each transfer comes in one part, and is followed until dropped.
@@ -220,6 +231,12 @@ impl ReplicaClient for Store {
         self.seen.open_now.fetch_sub(1, Ordering::SeqCst);
         let mut script = self.script.lock().unwrap();
         let mut files = self.files.lock().unwrap();
+        if let Some(left) = &mut script.opens_left {
+            let Some(fewer) = left.checked_sub(1) else {
+                return Err(Error::new(ErrorKind::Transient, "connection refused"));
+            };
+            *left = fewer;
+        }
         if script.vanish_on_open.remove(&id).is_some() {
             files.remove(&id);
         }

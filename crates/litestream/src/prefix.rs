@@ -223,6 +223,10 @@ impl ReplicaClient for Prefix {
         self.client.list(level, seek, metadata).await
     }
 
+    fn lists_true_times(&self) -> bool {
+        self.client.lists_true_times()
+    }
+
     async fn open(&self, id: FileId, offset: u64, len: u64) -> ReplicaResult<ByteStream> {
         self.client.open(id, offset, len).await
     }

@@ -90,6 +90,11 @@ impl ReplicaClient for OssClient {
         self.api.list_level(&self.layout, level, seek, metadata).await
     }
 
+    /// A listing tells when an object was stored; each capture time is a request.
+    fn lists_true_times(&self) -> bool {
+        false
+    }
+
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
         self.api.read(&self.layout.key(id), offset, len).await
     }

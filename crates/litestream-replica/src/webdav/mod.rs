@@ -123,6 +123,11 @@ impl ReplicaClient for WebDavClient {
         Ok(files)
     }
 
+    /// A listing tells when a file was stored; its capture time stands in its header.
+    fn lists_true_times(&self) -> bool {
+        false
+    }
+
     async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
         self.api.read(&self.layout.key(id), offset, len).await
     }

@@ -1,6 +1,6 @@
 //! `restore -f` as a process of its own, with writers, readers and sudden ends.
 //!
-//! Spec: store-and-restore §14, §20 L61; decision 0005.
+//! Spec: store-and-restore §14, §20 L61; decision 0006.
 
 #![allow(
     clippy::unwrap_used,

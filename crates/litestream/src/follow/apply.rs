@@ -4,7 +4,7 @@
 //! is overwritten stands in a rollback journal, so that nobody reads half of it
 //! even if this process dies (see `journal`).
 //!
-//! Spec: store-and-restore §14.4; decision 0005.
+//! Spec: store-and-restore §14.4; decision 0006.
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@
 //! transaction of the source, also if this process dies at any moment; and what
 //! cannot go on says so.
 //!
-//! Spec: store-and-restore §14; why it is done this way: decision 0005.
+//! Spec: store-and-restore §14; why it is done this way: decision 0006.
 
 mod apply;
 mod copy;

@@ -6,7 +6,7 @@
 //! wins, integers may have any base. What flags exist is not decided here: the
 //! command table in [`crate::commands`] is the single definition.
 //!
-//! Spec: cli §1.1.
+//! Spec: docs/commands.md, "Writing a command line".
 
 use std::collections::HashMap;
 use std::fmt;

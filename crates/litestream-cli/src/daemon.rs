@@ -9,7 +9,7 @@
 //! the process exits, and an exit code of 0 means that nothing known to be
 //! written is missing from a replica.
 //!
-//! Spec: cli §3.1, §4; lessons 22–26.
+//! Spec: docs/commands.md, "replicate".
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -135,7 +135,7 @@ impl Daemon<'_> {
         Ok(clients)
     }
 
-    /// Spec: cli §4.5.
+    /// Spec: docs/configuration.md, "Database" (`restore-if-db-not-exists`).
     async fn restore_if_missing(&self, db: &DbConfig) -> anyhow::Result<()> {
         let Some(path) = &db.path else { return Ok(()) };
         if path.exists() {
@@ -328,7 +328,7 @@ fn exit(end: End, report: &CloseReport) -> anyhow::Result<ExitCode> {
 
 impl DbConfig {
     /// The library's options; what the file leaves out keeps its default.
-    fn options(&self) -> anyhow::Result<DbOptions> {
+    pub(crate) fn options(&self) -> anyhow::Result<DbOptions> {
         let mut options = DbOptions::new(self.path.clone().unwrap_or_default());
         options.meta_path.clone_from(&self.meta_path);
         let set = |target: &mut Duration, value: Option<GoDuration>| {

@@ -3,7 +3,7 @@
 //! Everything else asks an [`Environment`], which is a snapshot taken once at
 //! start with the documented copies applied. Libraries get a lookup closure.
 //!
-//! Spec: cli §2.
+//! Spec: docs/commands.md, "Environment".
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -4,7 +4,7 @@
 //! expanded. Operators that only a shell understands are refused, because
 //! dropping them would silently run something else than was written.
 //!
-//! Spec: cli §4.3, §4.4.
+//! Spec: docs/commands.md, "replicate".
 
 use std::fmt;
 use std::io;

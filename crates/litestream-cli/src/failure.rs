@@ -1,6 +1,6 @@
 //! How a command fails: what is printed, and the exit code.
 //!
-//! Spec: cli §1.2.
+//! Spec: docs/commands.md, "Writing a command line".
 
 use std::fmt;
 

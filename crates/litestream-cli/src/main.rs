@@ -4,7 +4,7 @@
 //! output and exit code. Everything a command decides stands in its own file
 //! under `commands/`.
 //!
-//! Spec: cli §1.
+//! Spec: docs/commands.md.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! The signals that ask the program to stop.
 //!
-//! Spec: cli §4.1.
+//! Spec: docs/commands.md, "replicate".
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! Which replica a command reads: one named by URL, or that of a configured
 //! database.
 //!
-//! Spec: cli §3.0, §3.2, §3.3.
+//! Spec: docs/commands.md, "restore" and "ltx".
 
 use std::path::PathBuf;
 use std::sync::Arc;

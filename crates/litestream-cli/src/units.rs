@@ -5,7 +5,7 @@
 //! `time.Duration`, go-humanize sizes, and base-0 integers. Nothing here touches
 //! the clock.
 //!
-//! Spec: config §4, cli §1.1, cli §3.5.
+//! Spec: docs/configuration.md, "The file"; docs/commands.md, "Writing a command line" and "status".
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! Stopping: whatever moment the signal comes, an exit code of 0 means that the
 //! replica is complete, and nothing is left behind.
 //!
-//! Spec: cli §4, lessons 19 and 22–26.
+//! Spec: docs/commands.md, "replicate".
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot be set up fails")]
 

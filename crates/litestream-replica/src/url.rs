@@ -6,7 +6,7 @@
 //! A URL may carry credentials, so errors never quote more of it than the part
 //! that is wrong.
 //!
-//! Spec: config §11 and §14, backends §1.5, §2 and §4.1.
+//! Spec: backends §1.5, §2 and §4.1; docs/configuration.md, "Replica".
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Settings of a database, its replica and the store, each with its default.
 //!
 //! Names are the configuration's keys with `-` → `_`. This is the only place a
-//! default of these keys is written down (spec: replication §1, config §5–7).
+//! default of these keys is written down (spec: replication §1, docs/configuration.md).
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! `litestream databases`.
 //!
-//! Spec: cli §3.4.
+//! Spec: docs/commands.md, "databases".
 
 use std::process::ExitCode;
 

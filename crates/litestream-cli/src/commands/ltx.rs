@@ -1,6 +1,6 @@
 //! `litestream ltx` (and `wal`, its old name): the files a replica holds.
 //!
-//! Spec: cli §3.3.
+//! Spec: docs/commands.md, "ltx".
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@
 //! manual pages) read this table; nothing about a flag is written twice. Each
 //! command's row stands in the file that implements it.
 //!
-//! Spec: cli §1, §3.
+//! Spec: docs/commands.md.
 
 use std::process::ExitCode;
 

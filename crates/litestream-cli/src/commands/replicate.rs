@@ -1,7 +1,7 @@
 //! `litestream replicate`: arguments, configuration and the start-up lines. What
 //! happens then is [`daemon`]'s business.
 //!
-//! Spec: cli §3.1.
+//! Spec: docs/commands.md, "replicate".
 
 use std::path::PathBuf;
 use std::process::ExitCode;

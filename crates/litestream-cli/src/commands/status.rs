@@ -1,6 +1,6 @@
 //! `litestream status`: what the local files say, without daemon or replica.
 //!
-//! Spec: cli §3.5.
+//! Spec: docs/commands.md, "status".
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! `litestream version`.
 //!
-//! Spec: cli §3.9.
+//! Spec: docs/commands.md, "version".
 
 use std::fmt::Write;
 use std::process::ExitCode;

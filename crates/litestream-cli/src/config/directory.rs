@@ -3,7 +3,7 @@
 //! Two databases never share a replica or a state directory: both get the
 //! database's path below the directory.
 //!
-//! Spec: config §12.
+//! Spec: docs/configuration.md, "Database".
 
 use std::collections::HashMap;
 use std::fs::File;

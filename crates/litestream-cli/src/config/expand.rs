@@ -6,7 +6,7 @@
 //! are nothing but a comment are left alone, and variables that are not set are
 //! reported.
 //!
-//! Spec: config §2, lesson 14.
+//! Spec: docs/configuration.md, "Variables".
 
 use crate::config::yaml::Warning;
 

@@ -3,7 +3,7 @@
 //! `*` any run, `?` any one character, `[a-z]` one of a set, `[^x]` one not of
 //! it, `\` takes the next character literally. No `{a,b}` and no `**`.
 //!
-//! Spec: config §12.
+//! Spec: docs/configuration.md, "Database".
 
 /// The pattern cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

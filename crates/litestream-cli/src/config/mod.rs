@@ -7,7 +7,7 @@
 //!
 //! Loading never touches a store and never looks for databases.
 //!
-//! Spec: config §1, §10.
+//! Spec: docs/configuration.md.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;

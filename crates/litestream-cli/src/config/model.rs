@@ -4,7 +4,7 @@
 //! rules in [`validate`](super::validate) and [`replica`](super::replica). A key
 //! is named once, where it is read; that name is also what makes it known.
 //!
-//! Spec: config §5–§9.
+//! Spec: docs/configuration.md.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! Paths as configuration files and arguments spell them.
 //!
-//! Spec: config §4.
+//! Spec: docs/configuration.md, "The file".
 
 use std::path::{Component, Path, PathBuf};
 

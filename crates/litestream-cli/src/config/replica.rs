@@ -4,7 +4,7 @@
 //! goes before what the URL says; naming the place in both is an error. Building
 //! a client contacts nothing.
 //!
-//! Spec: config §7, §11.
+//! Spec: docs/configuration.md, "Replica".
 
 use std::path::Path;
 use std::sync::Arc;

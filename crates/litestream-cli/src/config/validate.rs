@@ -4,7 +4,7 @@
 //! the whole file, then each database in turn. What a replica's store needs is
 //! checked when its client is built.
 //!
-//! Spec: config §5, §6, §10.
+//! Spec: docs/configuration.md, "Top of the file" and "Database".
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@
 //! [`Section`] then answers for keys by name; the names asked for *are* the
 //! known keys, and what is left over is reported.
 //!
-//! Nothing here knows what the keys mean. Spec: config §3, §4.
+//! Nothing here knows what the keys mean. Spec: docs/configuration.md, "The file".
 
 use std::cell::RefCell;
 use std::collections::HashMap;

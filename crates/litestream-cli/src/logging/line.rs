@@ -10,7 +10,7 @@
 //! durations in text and nanoseconds in JSON. Control characters never reach
 //! the stream unescaped, so one event is always one line.
 //!
-//! Spec: cli §5.
+//! Spec: docs/configuration.md, "Top of the file" (`logging`).
 
 use std::fmt::Write;
 

@@ -4,7 +4,7 @@
 //! forms are read by people's scripts and none of the ready-made ones matches.
 //! [`mod@line`] is the pure part, from facts to text.
 //!
-//! Spec: cli §5.
+//! Spec: docs/configuration.md, "Top of the file" (`logging`).
 
 use std::io::{self, IsTerminal, Write};
 

@@ -1,7 +1,7 @@
 //! JSON results: indented by two spaces, keys in declaration order, one newline
 //! at the end.
 //!
-//! Spec: cli §1.2.
+//! Spec: docs/commands.md, "Writing a command line".
 
 use serde::Serialize;
 

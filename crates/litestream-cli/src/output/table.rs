@@ -1,7 +1,7 @@
 //! Aligned columns: each as wide as its widest cell and two spaces, the last
 //! one not padded, so that no line ends in blanks.
 //!
-//! Spec: cli §1.2.
+//! Spec: docs/commands.md, "Writing a command line".
 
 /// Lays out a heading and rows, one line each.
 pub(crate) fn format(heading: &[&str], rows: &[Vec<String>]) -> String {

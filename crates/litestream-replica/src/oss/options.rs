@@ -12,7 +12,7 @@ use crate::{ClientContext, Result};
 /// Settings of an `oss` replica. Whatever is `None` was not set and takes the
 /// default; an empty string counts as not set.
 ///
-/// Spec: backends §10, config §7.2.
+/// Spec: backends §10; docs/configuration.md, "oss".
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct OssOptions {
     /// Bucket name. Required.

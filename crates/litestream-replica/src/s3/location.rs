@@ -1,6 +1,6 @@
 //! `s3://` URLs: buckets, host names of providers, access points, query keys.
 //!
-//! Spec: backends §4.1, config §14.
+//! Spec: backends §4.1.
 
 use super::endpoint::AccessPoint;
 use super::options::{DEFAULT_REGION, S3Options};

@@ -16,7 +16,7 @@ use crate::{ClientContext, Result};
 /// Settings of an `s3` replica. Whatever is `None` was not set and takes the
 /// default; an empty string counts as not set.
 ///
-/// Spec: config §7.2, backends §1.5 and §4.
+/// Spec: backends §1.5 and §4; docs/configuration.md, "s3".
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct S3Options {
     /// Bucket name, or the ARN of an access point. Required.

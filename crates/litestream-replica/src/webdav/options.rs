@@ -10,7 +10,7 @@ use crate::url::{SplitUrl, setup, split_user_info};
 /// Settings of a `webdav` replica. Whatever is `None` was not set; an empty
 /// string counts as not set.
 ///
-/// Spec: backends §9, config §7.2.
+/// Spec: backends §9; docs/configuration.md, "webdav".
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct WebDavOptions {
     /// `http://` or `https://` URL of the collection that `path` starts from.

@@ -1,6 +1,6 @@
 //! `restore -f`: restore once, then keep the copy up to date until stopped.
 //!
-//! Spec: cli §3.2 (follow mode), store-and-restore §14.
+//! Spec: docs/commands.md, "Following"; store-and-restore §14.
 
 use std::process::ExitCode;
 use std::sync::Arc;

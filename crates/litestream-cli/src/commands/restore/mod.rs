@@ -5,7 +5,7 @@
 //! carries results and log lines (with `-json` and `-dry-run`: results alone),
 //! standard error everything meant for a person.
 //!
-//! Spec: cli §3.2, store-and-restore §13.
+//! Spec: docs/commands.md, "restore"; store-and-restore §13.
 
 mod dry_run;
 mod follow;

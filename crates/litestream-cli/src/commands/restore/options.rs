@@ -1,6 +1,6 @@
 //! What the flags of `litestream restore` ask for.
 //!
-//! Spec: cli §3.2.
+//! Spec: docs/commands.md, "restore".
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! What is said about a restore that succeeded.
 //!
-//! Spec: cli §3.2, store-and-restore §13.4.
+//! Spec: docs/commands.md, "restore"; store-and-restore §13.4.
 
 use std::time::Duration;
 

@@ -43,6 +43,18 @@ fn an_empty_file_has_every_default() {
     }
 }
 
+/// L1: a default stands in two places, and they agree.
+#[test]
+fn the_library_has_the_same_defaults() {
+    let config = load("dbs: [{path: /data/a.db, replica: {url: 'file:///r'}}]").unwrap();
+    for config in [&config, &Config::default()] {
+        let options = crate::daemon::store_options(config).unwrap();
+        assert_eq!(format!("{options:?}"), format!("{:?}", litestream::StoreOptions::default()));
+    }
+    let options = config.dbs[0].options().unwrap();
+    assert_eq!(format!("{options:?}"), format!("{:?}", litestream::DbOptions::new("/data/a.db")));
+}
+
 #[test]
 fn the_example_with_every_level_is_read() {
     let config = load(

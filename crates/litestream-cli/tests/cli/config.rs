@@ -65,6 +65,26 @@ fn doubtful_settings_are_warned_about_with_their_line() {
     assert!(warnings[2].contains("NOPE is not set") && warnings[2].ends_with(":5"), "{outcome:?}");
 }
 
+/// L34: the original said nothing about settings of 0.3, and deleted by other rules
+/// than the file seemed to set.
+#[test]
+fn retention_settings_of_0_3_are_warned_about() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.write(
+        "c.yml",
+        "dbs:\n  - path: /a.db\n    replicas:\n      - path: /r\n        retention: 72h\n        snapshot-interval: 4h\n",
+    );
+    let outcome = sandbox.run(&["databases", "-config", &config]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    for (key, line) in [("retention", 5), ("snapshot-interval", 6)] {
+        let is_about = |text: &str| {
+            text.contains(&format!("unknown key \\\"{key}\\\" in dbs[0].replicas[0] is ignored"))
+                && text.ends_with(&format!("file={config}:{line}"))
+        };
+        assert!(outcome.stderr.lines().any(is_about), "{key}: {outcome:?}");
+    }
+}
+
 #[test]
 fn mistakes_in_a_replica_name_the_database() {
     let sandbox = Sandbox::new();

@@ -268,3 +268,60 @@ fn the_readers_of_the_log_may_leave() {
     assert!(child.wait().unwrap().success());
     assert_eq!(restored_rows(&sandbox, &url), 10);
 }
+
+/// The schedule that a daemon announces, and what it warns about in it.
+fn schedule(sandbox: &Sandbox, arguments: &[&str]) -> Vec<String> {
+    let mut running = Running::start(sandbox, arguments);
+    running.wait_for("starting L0 retention monitor");
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let lines = outcome.stdout.lines().filter_map(|line| line.split_once(" level=").map(|(_, rest)| rest));
+    let is_wanted = |line: &&str| line.contains("msg=\"starting ") || line.starts_with("WARN msg=\"snapshot.");
+    lines.filter(is_wanted).map(str::to_owned).collect()
+}
+
+/// L1: without a configuration file the original's snapshot interval was zero, and it
+/// stored the whole database every second.
+#[test]
+fn defaults_are_the_same_with_and_without_a_file() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let expected = [
+        "INFO msg=\"starting compaction monitor\" system=store level=1 interval=30s",
+        "INFO msg=\"starting compaction monitor\" system=store level=2 interval=5m0s",
+        "INFO msg=\"starting compaction monitor\" system=store level=3 interval=1h0m0s",
+        "INFO msg=\"starting compaction monitor\" system=store level=9 interval=24h0m0s",
+        "INFO msg=\"starting L0 retention monitor\" system=store interval=15s retention=5m0s",
+    ];
+    assert_eq!(schedule(&sandbox, &["a.db", &url]), expected, "no file");
+    for entry in ["path: a.db", "dir: ., pattern: a.db"] {
+        for empty in ["", "snapshot:\n", "snapshot: {}\nl0-retention:\n"] {
+            let config = sandbox.write("c.yml", &format!("{empty}dbs: [{{{entry}, replica: {{path: r}}}}]\n"));
+            assert_eq!(schedule(&sandbox, &["-config", &config]), expected, "{entry} {empty}");
+        }
+    }
+}
+
+/// L33, L35: snapshot settings of a database count, and a window that is shorter than
+/// the time between two snapshots is mentioned.
+#[test]
+fn snapshot_settings_of_a_database_are_in_effect_and_judged() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let config = |retention: &str| {
+        let snapshot = format!("{{interval: 2h, retention: {retention}}}");
+        sandbox.write("c.yml", &format!("dbs: [{{path: a.db, snapshot: {snapshot}, replica: {{path: r}}}}]"))
+    };
+    let interval = "starting compaction monitor\" system=store level=9 interval=2h0m0s";
+    let warning = "WARN msg=\"snapshot.retention is not longer than snapshot.interval\"";
+    let lines = schedule(&sandbox, &["-config", &config("48h")]);
+    assert!(lines.iter().any(|line| line.ends_with(interval)), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.starts_with("WARN")), "{lines:?}");
+    let config = config("1h");
+    let mut running = Running::start(&sandbox, &["-config", &config]);
+    running.wait_for(warning);
+    running.signal("-TERM");
+    assert!(running.finish().stdout.contains(" retention=1h0m0s interval=2h0m0s"));
+}

@@ -208,6 +208,100 @@ async fn a_reset_under_a_running_daemon_never_goes_back() {
     daemon.close().await;
 }
 
+/// A daemon with the setting that made upstream's replica unrestorable.
+fn start_recovering(setup: &Setup, auto_recover: bool, clock: Arc<PausedClock>) -> Daemon {
+    let meter = Arc::new(litestream_replica::metered::Metered::new(setup.client()));
+    let store = litestream::Store::new(StoreOptions::default(), clock.clone());
+    let options = litestream::ReplicaOptions { auto_recover, ..Default::default() };
+    let db = store.add(litestream::DbOptions::new(setup.db()), meter.clone(), options).unwrap();
+    store.start();
+    Daemon { store, db, meter, clock }
+}
+
+/// The newest transaction in any file of the replica or of local level 0.
+fn newest_known(setup: &Setup) -> Txid {
+    let stored = (0..=9).flat_map(|level| setup.level(level)).map(|(_, max)| max).max().unwrap();
+    Txid::new(stored).max(litestream::local_txid(&setup.meta()).unwrap().unwrap_or(Txid::NONE))
+}
+
+/// `litestream reset` (upstream's own) and the loss of all local state, while nobody
+/// runs, with and without `auto-recover`, with the WAL as it was or started over.
+#[tokio::test(start_paused = true)]
+async fn a_reset_while_stopped_goes_on_above_everything_known() {
+    for case in 0..8 {
+        let (auto_recover, by_upstream, restarts_wal) = (case & 1 != 0, case & 2 != 0, case & 4 != 0);
+        let what = format!("auto-recover {auto_recover}, reset by upstream {by_upstream}, new WAL {restarts_wal}");
+        let setup = Setup::new();
+        let app = setup.application();
+        let clock = PausedClock::new();
+        let daemon = start_recovering(&setup, auto_recover, clock.clone());
+        commits(&daemon, &app, 12, 20 * SECOND).await;
+        pass(10 * MINUTE).await;
+        daemon.close().await;
+        let (before, known) = (litestream_testkit::image::read_image(&setup.db()).unwrap(), newest_known(&setup));
+        if by_upstream {
+            let upstream = litestream_testkit::upstream::litestream();
+            upstream.run(["reset".as_ref(), setup.db().as_os_str()]).unwrap().success().unwrap();
+            assert!(!setup.meta().join("ltx").exists(), "{what}");
+        } else {
+            fs::remove_dir_all(setup.meta()).unwrap();
+        }
+        scenario::commit(&app, 3).unwrap();
+        if restarts_wal {
+            scenario::checkpoint(&app, scenario::CheckpointMode::Truncate).unwrap();
+            scenario::commit(&app, 3).unwrap();
+        }
+        let old = setup.level(0);
+        let daemon = start_recovering(&setup, auto_recover, clock);
+        commits(&daemon, &app, 3, SECOND).await;
+        let new: Vec<_> = setup.level(0).into_iter().filter(|file| !old.contains(file)).collect();
+        assert!(new.len() >= 3 && new.iter().all(|&(min, _)| min >= known.get()), "{what}: {new:?} above {known}");
+        setup.assert_restores(&what);
+        before.assert_same(&setup.restored_at(known).await, &format!("before the reset, {what}"));
+        commits(&daemon, &app, 10, MINUTE).await;
+        let status = daemon.db.status();
+        assert!(status.problem.is_none() && status.compaction_errors == 0, "{what}: {status:?}");
+        assert!(setup.level(1).last().unwrap().1 > known.get(), "{what}: compaction goes on");
+        setup.assert_restores(&format!("after compaction, {what}"));
+        daemon.close().await;
+    }
+}
+
+/// L66: what made upstream recover by itself. Local files are gone before they could
+/// be sent; upstream counted from 1 again and restored old data without a word.
+#[tokio::test(start_paused = true)]
+async fn auto_recover_goes_on_above_everything_that_was_sent() {
+    for auto_recover in [false, true] {
+        let setup = Setup::new();
+        let app = setup.application();
+        let daemon = start_recovering(&setup, auto_recover, PausedClock::new());
+        commits(&daemon, &app, 6, 10 * SECOND).await;
+        pass(MINUTE).await;
+        let before = litestream_testkit::image::read_image(&setup.db()).unwrap();
+        let sent = daemon.db.status().replica_txid.unwrap();
+        let away = setup.dir.path().join("away");
+        fs::rename(setup.replica(), &away).unwrap();
+        fs::write(setup.replica(), "not a directory").unwrap();
+        for _ in 0..4 {
+            scenario::commit(&app, 3).unwrap();
+            pass(2 * SECOND).await;
+        }
+        // Nobody but this machine has seen those; their numbers may be used again.
+        let status = daemon.db.status();
+        assert!(status.txid.unwrap() > sent && status.upload_error.is_some(), "{status:?}");
+        fs::remove_dir_all(setup.meta().join("ltx")).unwrap();
+        fs::remove_file(setup.replica()).unwrap();
+        fs::rename(&away, setup.replica()).unwrap();
+        pass(10 * MINUTE).await;
+        commits(&daemon, &app, 2, 2 * SECOND).await;
+        let status = daemon.db.status();
+        assert!(status.replica_txid.unwrap() > sent && status.problem.is_none(), "{status:?}");
+        setup.assert_restores("after the recovery");
+        before.assert_same(&setup.restored_at(sent).await, "what was sent before");
+        daemon.close().await;
+    }
+}
+
 /// L2: a file of level 1 is damaged in the store and no local copy is left.
 #[tokio::test(start_paused = true)]
 async fn a_damaged_file_is_covered_by_a_snapshot() {

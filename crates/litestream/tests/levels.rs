@@ -203,7 +203,7 @@ async fn many_databases_at_one_boundary_are_served_a_few_at_a_time() {
         let setup = Setup { dir: tempfile::tempdir_in(&dir).unwrap() };
         let app = setup.application();
         scenario::commit(&app, 5).unwrap();
-        let client = Gauged { inner: setup.client(), gauge: gauge.clone() };
+        let client = Gauged { inner: setup.client(), gauge: gauge.clone(), levels: 1..=1 };
         let options = litestream::DbOptions::new(setup.db());
         let db = store.add(options, std::sync::Arc::new(client), Default::default()).unwrap();
         databases.push((number, setup, app, db));
@@ -223,7 +223,7 @@ async fn many_databases_at_one_boundary_are_served_a_few_at_a_time() {
     support::close(&store).await;
 }
 
-/// How many writes of level 1 run, and the most there ever were at once.
+/// How many writes of some levels run, and the most there ever were at once.
 #[derive(Default)]
 struct Gauge {
     now: std::sync::atomic::AtomicUsize,
@@ -239,6 +239,7 @@ impl Gauge {
 struct Gauged {
     inner: std::sync::Arc<litestream_replica::file::FileClient>,
     gauge: std::sync::Arc<Gauge>,
+    levels: std::ops::RangeInclusive<u8>,
 }
 
 #[async_trait::async_trait]
@@ -282,7 +283,7 @@ impl litestream_replica::ReplicaClient for Gauged {
         request: litestream_replica::WriteRequest,
     ) -> litestream_replica::Result<litestream_replica::FileInfo> {
         use std::sync::atomic::Ordering::SeqCst;
-        if request.id.level.get() != 1 {
+        if !self.levels.contains(&request.id.level.get()) {
             return self.inner.write(request).await;
         }
         let now = self.gauge.now.fetch_add(1, SeqCst) + 1;
@@ -333,4 +334,205 @@ async fn a_snapshot_made_again_keeps_its_time() {
     assert_eq!(listed().await, before);
     setup.assert_restores("the snapshot made again");
     daemon.close().await;
+}
+
+/// L20: upstream made a snapshot and a compaction of one big database at once and
+/// ran out of memory.
+#[tokio::test(start_paused = true)]
+async fn one_database_is_never_compacted_and_snapshotted_at_once() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 5).unwrap();
+    let gauge = std::sync::Arc::new(Gauge::default());
+    let client = Gauged { inner: setup.client(), gauge: gauge.clone(), levels: 1..=9 };
+    let options = StoreOptions { snapshot_interval: 5 * MINUTE, ..short_intervals() };
+    let daemon = Daemon::start_over(&setup, std::sync::Arc::new(client), options, PausedClock::new());
+    daemon.settle().await;
+    for _ in 0..3 {
+        let boundary = daemon.clock.elapsed() + before_boundary(&daemon.clock);
+        for _ in 0..3 {
+            scenario::commit(&app, 2).unwrap();
+            daemon.db.sync().await.unwrap();
+            pass(31 * SECOND).await;
+        }
+        // Levels 1 and 2 and the snapshot are due at the same moment, and somebody
+        // asks for a snapshot besides.
+        scenario::commit(&app, 2).unwrap();
+        daemon.db.sync().await.unwrap();
+        pass(boundary - daemon.clock.elapsed() + Duration::from_millis(50)).await;
+        daemon.db.snapshot().await.unwrap();
+        pass(10 * SECOND).await;
+    }
+    assert!(setup.level(9).len() >= 4, "{:?}", setup.level(9));
+    assert!(setup.level(1).len() >= 3 && setup.level(2).len() >= 2, "{:?}", setup.level(2));
+    assert_eq!(gauge.most(), 1);
+    daemon.close().await;
+}
+
+/// Until the next five minutes are full.
+fn before_boundary(clock: &PausedClock) -> Duration {
+    let past = clock.elapsed().as_nanos() % (5 * MINUTE).as_nanos();
+    5 * MINUTE - Duration::from_nanos(u64::try_from(past).unwrap())
+}
+
+/// L33: with its default of 24 hours for both, upstream's window had no length right
+/// after each snapshot.
+#[tokio::test(start_paused = true)]
+async fn the_default_window_is_a_day_long_at_every_moment() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    // Storing a snapshot takes a moment, and what expires is decided after it.
+    let client = Gauged { inner: setup.client(), gauge: Default::default(), levels: 9..=9 };
+    let daemon = Daemon::start_over(&setup, std::sync::Arc::new(client), StoreOptions::default(), clock.clone());
+    let mut images = BTreeMap::new();
+    for hour in 1..76 {
+        scenario::commit(&app, 2).unwrap();
+        images.insert(daemon.db.sync().await.unwrap(), read_image(&setup.db()).unwrap());
+        // A little behind the boundary, where the snapshot of midnight is made.
+        let boundary = HOUR * hour + 5 * SECOND;
+        pass(boundary - clock.elapsed()).await;
+        let inventory = Inventory::load(&*setup.client(), false).await.unwrap();
+        let moment = litestream_replica::clock::Clock::now(&*clock) - jiff::SignedDuration::from_hours(24);
+        if hour <= 24 {
+            continue;
+        }
+        let plan = inventory.plan(Target::Timestamp(moment)).unwrap_or_else(|err| panic!("hour {hour}: {err}"));
+        let behind = moment.duration_since(plan.timestamp());
+        assert!(behind <= jiff::SignedDuration::from_mins(61), "hour {hour}: {behind}");
+        if hour % 24 == 0 {
+            images[&plan.txid()].assert_same(&setup.restored_at(plan.txid()).await, &format!("hour {hour}"));
+        }
+    }
+    assert!(daemon.meter.snapshot().delete.count > 0, "something did expire");
+    daemon.close().await;
+}
+
+/// L69, with the tasks of a running daemon: an upload round has a limit, and the
+/// next one does not wait for `sync-interval`.
+#[tokio::test(start_paused = true)]
+async fn a_running_daemon_sends_a_backlog_without_waiting_between_rounds() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let store = litestream::Store::new(StoreOptions::default(), PausedClock::new());
+    let replica =
+        litestream::ReplicaOptions { max_sync_ltx_files: 2, sync_interval: 10 * MINUTE, ..Default::default() };
+    let options = litestream::DbOptions { max_sync_wal_bytes: 8 << 10, ..litestream::DbOptions::new(setup.db()) };
+    let db = store.add(options, setup.client(), replica).unwrap();
+    store.start();
+    pass(11 * MINUTE).await;
+    let before = setup.level(0).len();
+    let started = tokio::time::Instant::now();
+    for _ in 0..40 {
+        scenario::commit(&app, 20).unwrap();
+    }
+    while setup.level(0).len() < before + 10 {
+        assert!(started.elapsed() < MINUTE, "{:?}", db.status());
+        pass(SECOND).await;
+    }
+    support::close(&store).await;
+    setup.assert_restores("after the backlog");
+}
+
+/// L18: a continuity that upstream thought lost cost a full image at level 0 after
+/// restarts.
+#[tokio::test(start_paused = true)]
+async fn restarts_store_no_image_at_level_0() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 400).unwrap();
+    let clock = PausedClock::at("2026-03-02T17:03:11Z");
+    let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+    daemon.settle().await;
+    daemon.close().await;
+    let size = |level, file| std::fs::metadata(setup.path_of(level, file)).unwrap().len();
+    let image = size(9, setup.level(9)[0]);
+    for restart in 0..6 {
+        scenario::commit(&app, 2).unwrap();
+        if restart % 2 == 1 {
+            scenario::checkpoint(&app, scenario::CheckpointMode::Truncate).unwrap();
+        }
+        let daemon = Daemon::start(&setup, StoreOptions::default(), clock.clone());
+        daemon.settle().await;
+        scenario::commit(&app, 2).unwrap();
+        pass(2 * SECOND).await;
+        daemon.close().await;
+    }
+    let files = setup.level(0);
+    assert!(files.len() >= 12, "{files:?}");
+    for &file in files.iter().filter(|file| file.0 > 1) {
+        assert!(size(0, file) * 4 < image, "{file:?}: {} bytes beside an image of {image}", size(0, file));
+    }
+    assert_eq!(setup.level(9).len(), 1, "{:?}", setup.level(9));
+    setup.assert_restores("after the restarts");
+}
+
+/// L6: upstream's snapshot monitor met a database without pages, logged an error and
+/// came back a day later.
+#[tokio::test(start_paused = true)]
+async fn a_database_without_pages_is_waited_for_in_silence() {
+    for exists in [false, true] {
+        let (complaints, _listening) = Complaints::listen();
+        let setup = Setup::new();
+        if exists {
+            std::fs::write(setup.db(), b"").unwrap();
+        }
+        let daemon = Daemon::start(&setup, StoreOptions::default(), PausedClock::new());
+        pass(10 * MINUTE).await;
+        assert_eq!(complaints.taken(), [""; 0], "exists: {exists}");
+        assert_eq!(setup.level(9), []);
+        let app = setup.application();
+        scenario::commit(&app, 5).unwrap();
+        pass(MINUTE).await;
+        assert_eq!(setup.level(9).len(), 1, "a snapshot as soon as there is something; exists: {exists}");
+        daemon.close().await;
+        assert_eq!(complaints.taken(), [""; 0], "exists: {exists}");
+    }
+}
+
+/// Warnings and errors that are logged on this thread.
+#[derive(Clone, Default)]
+struct Complaints(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Complaints {
+    /// Listens until the guard is dropped.
+    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let complaints = Self::default();
+        (complaints.clone(), tracing::subscriber::set_default(complaints))
+    }
+
+    /// What came since the last call.
+    fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl tracing::Subscriber for Complaints {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push_str(&format!("{}={value:?} ", field.name()));
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
 }

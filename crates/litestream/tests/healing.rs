@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use litestream::StoreOptions;
 use litestream::levels::Levels;
 use litestream_replica::file::FileClient;
 use litestream_replica::{
-    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
+    Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
 };
 use litestream_testkit::scenario;
 use ltx::Txid;
 use support::{Daemon, HOUR, MINUTE, PausedClock, SECOND, Setup, pass};
+use tokio::sync::Notify;
 
 /// Two levels, and a look at the store every minute.
 fn validating() -> StoreOptions {
@@ -385,10 +387,21 @@ async fn a_missing_base_is_made_again_at_start() {
     daemon.close().await;
 }
 
-/// Refuses files of level 9 while told to.
+/// Takes the beginning of a file of level 9 and then refuses it, or never answers,
+/// while told to.
 struct NoSnapshots {
     inner: Arc<FileClient>,
     refuses: AtomicBool,
+    hangs: AtomicBool,
+    /// The beginning of a file has arrived.
+    began: Notify,
+}
+
+impl NoSnapshots {
+    fn new(setup: &Setup) -> Arc<Self> {
+        let (refuses, hangs) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { inner: setup.client(), refuses, hangs, began: Notify::new() })
+    }
 }
 
 #[async_trait::async_trait]
@@ -418,10 +431,17 @@ impl ReplicaClient for NoSnapshots {
     }
 
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
-        if request.id.level == Level::SNAPSHOT && self.refuses.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Transient, "no snapshots today"));
+        let (refuses, hangs) = (self.refuses.load(Ordering::SeqCst), self.hangs.load(Ordering::SeqCst));
+        if request.id.level != Level::SNAPSHOT || !(refuses || hangs) {
+            return self.inner.write(request).await;
         }
-        self.inner.write(request).await
+        let Body::Stream(mut body) = request.body else { panic!("an image is a stream") };
+        body.next().await.unwrap().unwrap();
+        self.began.notify_one();
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Err(Error::new(ErrorKind::Transient, "no snapshots today"))
     }
 
     async fn delete(&self, files: &[FileId]) -> Result<()> {
@@ -441,13 +461,49 @@ impl ReplicaClient for NoSnapshots {
     }
 }
 
-/// L23: a snapshot that the store refuses blocks no checkpoint, and what could not
-/// be healed is visible until it is.
+/// L23: upstream's snapshot that nobody read to its end kept its read transaction, and
+/// the WAL grew from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_given_up_holds_up_no_checkpoint() {
+    for hangs in [false, true] {
+        let setup = Setup::new();
+        let app = setup.application();
+        app.execute_batch("INSERT INTO t (x) VALUES (randomblob(4000000))").unwrap();
+        scenario::checkpoint(&app, scenario::CheckpointMode::Truncate).unwrap();
+        let client = NoSnapshots::new(&setup);
+        let store = litestream::Store::new(StoreOptions::default(), Arc::new(litestream_replica::clock::SystemClock));
+        let options = litestream::DbOptions {
+            min_checkpoint_page_count: 50,
+            truncate_page_n: 100,
+            ..litestream::DbOptions::new(setup.db())
+        };
+        let db = store.add(options, client.clone(), Default::default()).unwrap();
+        scenario::commit(&app, 1).unwrap();
+        db.sync().await.unwrap();
+
+        if hangs { &client.hangs } else { &client.refuses }.store(true, Ordering::SeqCst);
+        tokio::select! {
+            result = db.snapshot() => assert!(!hangs && result.is_err(), "{result:?}"),
+            // Dropped in the middle, as a cancelled request is.
+            () = client.began.notified(), if hangs => {}
+        }
+        for _ in 0..20 {
+            scenario::commit(&app, 50).unwrap();
+            db.sync().await.unwrap();
+        }
+        // A thousand commits are several megabytes of frames.
+        assert!(setup.wal_len() < 2 << 20, "hangs {hangs}: {} bytes of WAL", setup.wal_len());
+        support::close(&store).await;
+        setup.assert_restores("without the snapshot");
+    }
+}
+
+/// What could not be healed is visible until it is.
 #[tokio::test(start_paused = true)]
 async fn an_unhealed_problem_stays_visible() {
     let setup = Setup::new();
     let app = setup.application();
-    let client = Arc::new(NoSnapshots { inner: setup.client(), refuses: AtomicBool::new(false) });
+    let client = NoSnapshots::new(&setup);
     let daemon = Daemon::start_over(&setup, client.clone(), validating(), PausedClock::new());
     commits(&daemon, &app, 10, 20 * SECOND).await;
     client.refuses.store(true, Ordering::SeqCst);

@@ -1,6 +1,6 @@
 //! A replica that lost something, or holds damaged bytes: the daemon finds it,
 //! puts it right from local copies or covers it with a snapshot, and says so
-//! while it lasts. Numbers `L…` are those of the lessons in docs/spec.
+//! while it lasts. `Ln` is lesson SR-n of docs/hazards.md.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
 

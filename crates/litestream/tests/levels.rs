@@ -1,6 +1,6 @@
 //! Hours of a running daemon: files go up through the levels, snapshots are made,
 //! old files go, and every recorded moment that is still in the window can be
-//! restored as it was.
+//! restored as it was. `Ln` is lesson SR-n of docs/hazards.md.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
 

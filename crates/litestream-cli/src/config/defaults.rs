@@ -1,7 +1,7 @@
 //! The value of every key that a file leaves out.
 //!
 //! The command-line form of `replicate` starts from the same values as an empty
-//! file. Spec: docs/configuration.md, store-and-restore §20 L1.
+//! file. Spec: docs/configuration.md, lesson SR-1.
 
 use crate::config::model::{Config, Logging, ReplicaSettings, Snapshot, Socket};
 use crate::units::GoDuration;

@@ -75,14 +75,14 @@ fn nothing_above_the_level_is_nothing_to_do() {
     assert_eq!(choice(&singles(1..=2), 9, 30), "nothing");
 }
 
-/// Lesson 12: a failed upload left an interior hole, and level 1 was stuck.
+/// SR-12: a failed upload left an interior hole, and level 1 was stuck.
 #[test]
 fn inputs_end_before_a_hole() {
     let files = [singles(1..=4), singles(6..=8)].concat();
     assert_eq!(choice(&files, 1, 30), "0:1-1 0:2-2 0:3-3 0:4-4 -> 1-4");
 }
 
-/// Lesson 13: a hole exactly where the level ends was stepped over in silence.
+/// SR-13: a hole exactly where the level ends was stepped over in silence.
 #[test]
 fn a_hole_at_the_end_of_the_level_is_named() {
     let files = [vec![file(1, 1, 4, 4)], singles(7..=8)].concat();
@@ -119,21 +119,21 @@ fn a_lost_file_is_made_again_at_once() {
     assert!(choice(&files[..2], 1, 32).starts_with("too early"), "the source is gone as well");
 }
 
-/// Lesson 14: asked for files from `dst.max + 1` on, a listing leaves out the one
+/// SR-14: asked for files from `dst.max + 1` on, a listing leaves out the one
 /// that begins before and reaches beyond.
 #[test]
 fn a_file_that_spans_the_end_of_the_level_is_not_missed() {
     assert_eq!(choice(&[file(2, 1, 4, 4), file(1, 3, 6, 6), file(1, 7, 8, 8)], 2, 30), "1:3-6 1:7-8 -> 3-8");
 }
 
-/// ltx lesson 15: files of one level overlap.
+/// LTX-15: files of one level overlap.
 #[test]
 fn a_covered_file_is_no_input() {
     assert_eq!(choice(&[file(1, 1, 5, 5), file(1, 1, 8, 8), file(1, 3, 6, 6)], 2, 30), "1:1-8 -> 1-8");
     assert_eq!(choice(&[file(1, 1, 5, 5), file(1, 3, 8, 8), file(1, 6, 7, 7)], 2, 30), "1:1-5 1:3-8 -> 1-8");
 }
 
-/// Lesson 19: level 0, 1, 2, 3 and 9 each held the first image.
+/// SR-19: level 0, 1, 2, 3 and 9 each held the first image.
 #[test]
 fn the_image_a_history_begins_with_is_not_copied_up() {
     let image = file(9, 1, 1, 1);
@@ -166,7 +166,7 @@ fn a_merge_has_at_most_256_inputs() {
     assert_eq!(choice(&files, 1, 30).split(" -> ").last(), Some("1-100"));
 }
 
-/// Lessons 1 and 21.
+/// SR-1, SR-21.
 #[test]
 fn a_snapshot_is_due_once_an_interval_and_only_for_something_new() {
     let due = |files: &[FileInfo], second, position| {

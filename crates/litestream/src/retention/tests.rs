@@ -35,7 +35,7 @@ fn policy() -> Policy {
 const DAY: i64 = 24 * 60;
 const NOTHING: [&str; 0] = [];
 
-/// Lesson 4.
+/// SR-4.
 #[test]
 fn level_0_outlives_its_compaction_by_the_retention() {
     let files = [file(0, 1, 1, 0), file(0, 2, 2, 1), file(0, 3, 3, 2), file(1, 1, 2, 1)];
@@ -66,7 +66,7 @@ fn the_newest_file_of_a_level_stays() {
     assert_eq!(gone(&idle, 3 * DAY, &policy()), ["9:1-5", "2:1-2"]);
 }
 
-/// Lesson 32.
+/// SR-32.
 #[test]
 fn zero_keeps_level_0_for_ever() {
     let keep = Policy { l0_retention: Duration::ZERO, ..policy() };
@@ -81,7 +81,7 @@ fn switched_off_nothing_goes() {
     assert_eq!(gone(&files, 10 * DAY, &off), NOTHING);
 }
 
-/// Lesson 33: with 24 h and 24 h upstream's window has no length right after
+/// SR-33: with 24 h and 24 h upstream's window has no length right after
 /// each snapshot.
 #[test]
 fn the_snapshot_the_window_starts_from_stays() {
@@ -157,7 +157,7 @@ fn a_file_at_level_9_that_is_no_image_is_left_alone() {
     assert_eq!(gone(&files, 3 * DAY, &policy()), ["9:1-10"]);
 }
 
-/// Lesson 5.
+/// SR-5.
 #[test]
 fn local_files_go_in_every_configuration() {
     let local: Vec<_> = (1..=5).map(|txid| (Txid::new(txid), at(0))).collect();

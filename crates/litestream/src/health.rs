@@ -15,6 +15,8 @@ use jiff::Timestamp;
 use litestream_replica::FileId;
 use litestream_replica::clock::Clock;
 
+use crate::meta;
+
 /// Problems of one replica.
 pub(crate) struct Health {
     db: PathBuf,
@@ -79,7 +81,8 @@ impl Health {
         drop(state);
         if is_new {
             // Only for whoever looks from outside; the log line above has it.
-            if let Err(err) = fs::write(&self.file, format!("since {since}: {text}\n")) {
+            let written = fs::write(&self.file, format!("since {since}: {text}\n"));
+            if let Err(err) = written.and_then(|()| meta::own_file(&self.db, &self.file)) {
                 tracing::debug!(path = %self.file.display(), error = %err, "cannot leave a note");
             }
         }

@@ -100,6 +100,18 @@ impl Ownership {
     }
 }
 
+/// Gives a file of ours the mode and owner of the database at `db`.
+pub(crate) fn own_file(db: &Path, path: &Path) -> io::Result<()> {
+    Ownership::of(db)?.apply_to_file(path)
+}
+
+/// Makes a directory of ours, and those above it, with mode and owner of the
+/// directory of the database at `db`.
+pub(crate) fn own_dirs(db: &Path, path: &Path) -> Result<()> {
+    let ownership = Ownership::of(db).map_err(|e| Error::io("read attributes of database", e))?;
+    create_dirs(path, ownership)
+}
+
 /// Changes the owner where we may; an unprivileged process cannot, and then owns
 /// the file like every other it makes.
 fn give(path: &Path, (uid, gid): (u32, u32)) {

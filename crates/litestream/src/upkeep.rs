@@ -24,6 +24,7 @@ use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::healing;
 use crate::levels::after;
+use crate::meta;
 use crate::replica::with;
 use crate::retention::{Deletion, expired, expired_history, expired_l0, expired_local};
 use crate::snapshot::{Place, store_image};
@@ -197,9 +198,17 @@ impl Database {
         let is_small = inputs.iter().map(|file| file.size).sum::<u64>() <= staged::MAX_INPUT_LEN;
         let has_next = Level::new(into.level.get() + 1).is_some_and(|next| self.store.levels.interval(next).is_some());
         let staging = (is_small && has_next).then(|| self.staged.path(into));
+        let dir = if is_small { self.staged.level_dir(into.level) } else { self.staged.root().to_owned() };
+        meta::own_dirs(self.path(), &dir).map_err(Fault::Other)?;
         let scratch = self.staged.root().to_owned();
         let client = self.prefix.clone() as std::sync::Arc<dyn ReplicaClient>;
-        compact(&client, Job { into, inputs: sources, staging, scratch }).await
+        let info = compact(&client, Job { into, inputs: sources, staging: staging.clone(), scratch }).await?;
+        if let Some(copy) = staging
+            && let Err(err) = meta::own_file(self.path(), &copy)
+        {
+            tracing::debug!(path = %copy.display(), error = %err, "owner of a local copy not changed");
+        }
+        Ok(info)
     }
 
     async fn local_copy(&self, info: &FileInfo) -> Result<Option<PathBuf>> {

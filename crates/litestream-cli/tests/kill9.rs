@@ -122,13 +122,12 @@ fn two_hundred_kills_lose_nothing_and_store_nothing_whole_again() {
     assert_eq!(site.level(9).len(), 1, "images: {:?}", site.level(9));
     let largest = ledger.files.values().map(Vec::len).max().unwrap();
     println!("largest level-0 file {largest} of a database of {whole} bytes");
+    // A file may still be large: on a busy machine many short lives in a row end before
+    // they have captured anything, and by then most pages have changed.
     let log = fs::read_to_string(site.log()).unwrap();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("level=WARN")).collect();
-    assert!(
-        (largest as u64) < whole / 2,
-        "a level-0 file of {largest} bytes repeats a database of {whole} bytes; the log warns:\n{}",
-        warnings.join("\n")
-    );
+    let images: Vec<&str> =
+        log.lines().filter(|line| line.contains("whole image") && !line.contains("the replica is empty")).collect();
+    assert_eq!(images, Vec::<&str>::new(), "seed {seed}: stored whole although nothing was unknown");
     assert!(advanced > ROUNDS / 10, "only {advanced} rounds of {ROUNDS} stored anything");
     site.assert_no_panic();
 }

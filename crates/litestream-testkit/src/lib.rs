@@ -10,6 +10,7 @@
 //! - [`azure_server`], [`gcs_server`] – Azurite and fake-gcs-server, likewise
 //! - [`webdav_server`] – real WebDAV servers on loopback with a collection per test
 //! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
+//! - [`fault_proxy`] – stands before any of them and breaks connections on demand
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
@@ -26,6 +27,7 @@ pub mod bank;
 pub mod cache;
 pub mod daemon;
 pub mod debian;
+pub mod fault_proxy;
 mod gate;
 pub mod gcs_server;
 pub mod image;

@@ -14,12 +14,14 @@ use tokio::sync::{Notify, watch};
 use crate::agenda::Agenda;
 use crate::capture::{Capture, PassReport, Publish};
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::{Health, ReplicaProblem};
+use crate::health::Health;
+use crate::lifecycle::Lifecycle;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::position::Position;
 use crate::prefix::Prefix;
 use crate::replica::{SharedCapture, Uploader, with};
 use crate::staged::Staged;
+use crate::status::DatabaseStatus;
 
 /// A database and its replica. Created by [`Store::add`](crate::Store::add).
 pub struct Database {
@@ -40,7 +42,9 @@ pub struct Database {
     pub(crate) heavy: tokio::sync::Mutex<()>,
     id: u64,
     is_touched: AtomicBool,
-    is_closed: AtomicBool,
+    /// Set while nothing may open the database again.
+    is_closed: Arc<AtomicBool>,
+    pub(crate) lifecycle: Lifecycle,
     /// Zero while unknown.
     page_len: AtomicU32,
     /// Local level-0 files beside the newest, so that they are looked at again.
@@ -59,41 +63,6 @@ pub(crate) struct Captured {
     pub(crate) ready: bool,
     /// Newest captured transaction.
     pub(crate) txid: Option<Txid>,
-}
-
-/// What is known about a database at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct DatabaseStatus {
-    /// Newest captured transaction.
-    pub txid: Option<Txid>,
-    /// Newest transaction the replica has in an unbroken chain.
-    pub replica_txid: Option<Txid>,
-    /// When a pass last succeeded.
-    pub captured_at: Option<Timestamp>,
-    /// When an upload round last succeeded.
-    pub uploaded_at: Option<Timestamp>,
-    /// Why the last pass failed, if it did.
-    pub capture_error: Option<String>,
-    /// Why the last upload failed, if it did.
-    pub upload_error: Option<String>,
-    /// Length of the WAL in use, in bytes.
-    pub wal_size: u64,
-    /// Size of the database file in bytes.
-    pub db_size: u64,
-    /// What is wrong with the replica and not healed yet.
-    pub problem: Option<ReplicaProblem>,
-    /// Problems of the replica found since the start.
-    pub problems_found: u64,
-    /// How many of those were healed.
-    pub problems_healed: u64,
-    /// Files made by compaction since the start.
-    pub compactions: u64,
-    /// Compactions that failed.
-    pub compaction_errors: u64,
-    /// Compactions after which the level had a hole or an overlap.
-    pub compaction_verify_errors: u64,
-    /// When a snapshot was last stored by the schedule.
-    pub snapshot_at: Option<Timestamp>,
 }
 
 impl Database {
@@ -118,7 +87,8 @@ impl Database {
             heavy: tokio::sync::Mutex::new(()),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             is_touched: AtomicBool::new(false),
-            is_closed: AtomicBool::new(false),
+            is_closed: Arc::default(),
+            lifecycle: Lifecycle::default(),
             page_len: AtomicU32::new(0),
             has_old_local_files: AtomicBool::new(true),
             capture: Arc::new(Mutex::new(capture)),
@@ -146,8 +116,9 @@ impl Database {
     /// What is known at this moment.
     pub fn status(&self) -> DatabaseStatus {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = self.lifecycle.state(|| status.running_state());
         let (problem, problems_found, problems_healed) = self.health.report();
-        DatabaseStatus { problem, problems_found, problems_healed, ..status }
+        DatabaseStatus { state, problem, problems_found, problems_healed, ..status }
     }
 
     /// Tells this database from all others of the process.
@@ -179,7 +150,12 @@ impl Database {
     /// Before the first upload has given the database a base there is nothing to
     /// continue, and the report's TXID is `None`.
     pub(crate) async fn capture(&self, publish: Publish) -> Result<PassReport> {
+        let is_closed = self.is_closed.clone();
         let result = with(&self.capture, move |capture| {
+            // A pass opens what is not open, and a stopped database must stay closed.
+            if is_closed.load(Ordering::Acquire) {
+                return Err(Error::new(ErrorKind::Cancelled, "database not open"));
+            }
             let report = capture.pass(Instant::now(), publish)?;
             Ok((report, capture.position()))
         })
@@ -190,13 +166,12 @@ impl Database {
         });
         self.update_status(|status, now| match &result {
             Ok(report) => {
-                status.txid = report.txid;
+                status.captured(report.txid, now);
                 status.wal_size = report.wal_size;
                 status.db_size = report.db_size;
-                status.captured_at = Some(now);
-                status.capture_error = None;
             }
-            Err(err) => status.capture_error = Some(err.to_string()),
+            Err(err) if err.kind() == ErrorKind::Cancelled => {}
+            Err(err) => status.capture_failed(err, now),
         });
         if let Ok(report) = &result {
             let now = Captured { ready: true, txid: report.txid };
@@ -221,12 +196,8 @@ impl Database {
             self.has_old_local_files.store(true, Ordering::Relaxed);
         }
         self.update_status(|status, now| match &result {
-            Ok(_) => {
-                status.replica_txid = uploaded;
-                status.uploaded_at = Some(now);
-                status.upload_error = None;
-            }
-            Err(err) => status.upload_error = Some(err.to_string()),
+            Ok(_) => status.uploaded(uploaded, now),
+            Err(err) => status.upload_failed(err, now),
         });
         result
     }
@@ -246,6 +217,17 @@ impl Database {
         report.txid.ok_or_else(|| Error::new(ErrorKind::Transient, format!("sync {}: no base", self.path().display())))
     }
 
+    /// Captures everything committed so far into local files, without sending
+    /// anything. `None` before the first upload has given the database its base.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`] when there is no database, [`ErrorKind::Cancelled`]
+    /// when it is stopped.
+    pub async fn sync_local(&self) -> Result<Option<Txid>> {
+        let report = self.capture(Publish::Now).await.map_err(|err| self.named("sync database", err))?;
+        Ok(report.txid)
+    }
+
     /// Writes a snapshot of the present state to level 9, even if there is one.
     ///
     /// # Errors
@@ -255,10 +237,40 @@ impl Database {
         self.store_snapshot().await.map_err(|err| self.named("snapshot", err))
     }
 
-    /// Captures what is left and closes the database. Idempotent.
+    /// Captures what is left and closes the database. Idempotent. Nothing opens it
+    /// again before [`reopen`](Self::reopen).
     pub(crate) async fn close(&self) -> Result<()> {
         self.is_closed.store(true, Ordering::Release);
         with(&self.capture, Capture::close).await
+    }
+
+    /// Lets a closed database be opened again, with nothing taken for known that
+    /// somebody else may have changed meanwhile.
+    pub(crate) async fn reopen(&self) {
+        self.uploader.lock().await.forget();
+        self.prefix.forget();
+        *self.agenda.lock().unwrap_or_else(PoisonError::into_inner) = Agenda::default();
+        self.has_old_local_files.store(true, Ordering::Relaxed);
+        self.update_status(|status, _| status.reopened());
+        self.captured.send_replace(Captured::default());
+        self.is_closed.store(false, Ordering::Release);
+    }
+
+    /// The newest captured transaction, from local files if it is not known yet.
+    /// Reads a directory then.
+    ///
+    /// # Errors
+    /// When that directory exists and cannot be read.
+    pub fn local_txid(&self) -> std::io::Result<Option<Txid>> {
+        match self.status().txid {
+            Some(txid) => Ok(Some(txid)),
+            None => crate::meta::local_txid(&self.meta_path()),
+        }
+    }
+
+    /// The directory of local state.
+    pub fn meta_path(&self) -> PathBuf {
+        self.options.meta_path()
     }
 
     /// True when frames wait beyond the position. Answers true when it cannot tell.
@@ -284,14 +296,6 @@ impl Database {
 
     pub(crate) fn captured(&self) -> watch::Receiver<Captured> {
         self.captured.subscribe()
-    }
-
-    pub(crate) fn has_unsent(&self) -> bool {
-        let status = self.status();
-        match (status.txid, status.replica_txid) {
-            (Some(captured), Some(uploaded)) => captured > uploaded,
-            _ => true,
-        }
     }
 
     /// The path as SQLite sees it, behind symlinks; files are watched there.

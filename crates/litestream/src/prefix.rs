@@ -54,6 +54,16 @@ impl Prefix {
         Self { client, clock, state: Mutex::default() }
     }
 
+    /// Takes nothing for known, as after a start of the process: somebody else may
+    /// have written while the database was stopped.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state();
+        state.mirror = None;
+        state.listed_at = None;
+        state.attempted = None;
+        state.doubts += 1;
+    }
+
     /// What the store holds, without asking it; `None` when that is not known.
     pub(crate) fn known(&self) -> Option<Inventory> {
         self.state().mirror.clone()

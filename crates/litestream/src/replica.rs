@@ -41,6 +41,11 @@ impl Uploader {
         Self { prefix, health, staged, uploaded: None }
     }
 
+    /// Takes nothing for known: the next round lists the replica.
+    pub(crate) fn forget(&mut self) {
+        self.uploaded = None;
+    }
+
     pub(crate) fn uploaded(&self) -> Option<Txid> {
         self.uploaded
     }

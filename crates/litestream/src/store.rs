@@ -1,21 +1,23 @@
 //! Many databases in one process: start, one-shot run, shutdown.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litestream_replica::clock::Clock;
 use litestream_replica::{Level, ReplicaClient};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifecycle::{Patience, StopReport};
 use crate::maintenance;
-use crate::monitor::{self, Shared};
+use crate::monitor::Shared;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::watch::Watcher;
 
@@ -23,11 +25,14 @@ use crate::watch::Watcher;
 pub struct Store {
     options: StoreOptions,
     clock: Arc<dyn Clock>,
-    databases: Mutex<Vec<Arc<Database>>>,
+    registry: Arc<Mutex<Registry>>,
     shared: Arc<Shared>,
     /// The maintenance task's end of the channel in `shared`, until it starts.
     touched: Mutex<Option<UnboundedReceiver<Arc<Database>>>>,
     cancel: CancellationToken,
+    /// Ends the retries of final syncs.
+    abandon: CancellationToken,
+    /// Maintenance, and stops that are under way.
     tasks: TaskTracker,
 }
 
@@ -46,7 +51,7 @@ impl Store {
         Self {
             options,
             clock,
-            databases: Mutex::default(),
+            registry: Arc::default(),
             touched: Mutex::new(Some(touched)),
             shared: Arc::new(Shared {
                 touched: sender,
@@ -55,6 +60,7 @@ impl Store {
                 uploads: Semaphore::new(MAX_UPLOADS),
             }),
             cancel: CancellationToken::new(),
+            abandon: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -69,18 +75,23 @@ impl Store {
         client: Arc<dyn ReplicaClient>,
         replica: ReplicaOptions,
     ) -> Result<Arc<Database>> {
-        if options.min_checkpoint_page_count == 0 {
-            return Err(Error::new(ErrorKind::Setup, "minimum checkpoint page count required"));
+        check(&options)?;
+        let db = Arc::new(self.database(options, client, replica));
+        let mut registry = self.registry();
+        if registry.find(db.path()).is_some() {
+            return Err(Error::new(ErrorKind::Setup, format!("database {} is added twice", db.path().display())));
         }
-        let db = Database::new(options, replica, self.options.clone(), client, self.clock.clone());
-        let db = Arc::new(db);
-        self.databases.lock().unwrap_or_else(PoisonError::into_inner).push(db.clone());
+        registry.insert(db.clone());
         Ok(db)
+    }
+
+    fn database(&self, options: DbOptions, client: Arc<dyn ReplicaClient>, replica: ReplicaOptions) -> Database {
+        Database::new(options, replica, self.options.clone(), client, self.clock.clone())
     }
 
     /// All databases, in the order they were added.
     pub fn databases(&self) -> Vec<Arc<Database>> {
-        self.databases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.registry().databases.values().cloned().collect()
     }
 
     /// Starts replicating, compacting and expiring in the background. A database
@@ -91,13 +102,9 @@ impl Store {
             self.log_schedule();
             self.tasks.spawn(maintenance::run(touched, self.clock.clone(), self.cancel.clone()));
         }
+        self.registry().is_started = true;
         for db in self.databases() {
-            if db.options.monitor_interval.is_zero() {
-                tracing::warn!(db = %db.path().display(), "monitor-interval is 0: this database is not replicated");
-                continue;
-            }
-            self.tasks.spawn(monitor::capture(db.clone(), self.shared.clone(), self.cancel.clone()));
-            self.tasks.spawn(monitor::upload(db, self.shared.clone(), self.cancel.clone()));
+            db.begin(&self.shared, &self.cancel);
         }
     }
 
@@ -170,80 +177,206 @@ impl Store {
     }
 
     /// Stops background work, captures and sends what is left of every database,
-    /// and closes them all, concurrently and against one deadline.
+    /// and closes them all, concurrently and against one deadline. From here on
+    /// nothing is registered or started.
     ///
     /// `interrupt` is the operator's second signal: it ends the retries.
     pub async fn close(&self, interrupt: &CancellationToken) -> CloseReport {
+        self.registry().is_closing = true;
         self.cancel.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
-        let deadline = Instant::now() + self.options.shutdown_sync_timeout;
-        let closing = self.databases().into_iter().map(|db| self.close_one(db, deadline, interrupt));
-        let results = futures_util::future::join_all(closing).await;
-        CloseReport { unsent: results.into_iter().flatten().collect() }
+        let closing = async {
+            // Maintenance, and stops that were asked for before.
+            self.tasks.wait().await;
+            let patience = self.patience(self.options.shutdown_sync_timeout, None);
+            let closing = self.databases().into_iter().map(|db| self.close_one(db, &patience));
+            let results = futures_util::future::join_all(closing).await;
+            CloseReport { unsent: results.into_iter().flatten().collect() }
+        };
+        tokio::pin!(closing);
+        tokio::select! {
+            report = &mut closing => report,
+            () = interrupt.cancelled() => {
+                self.abandon.cancel();
+                closing.await
+            }
+        }
     }
 
-    async fn close_one(
+    async fn close_one(&self, db: Arc<Database>, patience: &Patience) -> Option<(PathBuf, String)> {
+        // An error of closing is in the log; what matters here is what was sent.
+        let report = db.halt(&self.shared, patience, false).await.unwrap_or_default();
+        report.unsent.map(|reason| (db.path().to_owned(), reason))
+    }
+
+    fn patience(&self, retry: Duration, give_up: Option<Duration>) -> Patience {
+        let now = Instant::now();
+        Patience {
+            retry_until: now + retry,
+            give_up_at: give_up.map(|give_up| now + give_up),
+            pause: self.options.shutdown_sync_interval,
+            abandon: self.abandon.clone(),
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Databases that come and go while others are replicated.
+impl Store {
+    /// The database of this absolute path, as it was added.
+    pub fn find(&self, path: &Path) -> Option<Arc<Database>> {
+        self.registry().find(path)
+    }
+
+    /// Adds a database and, once [`start`](Self::start) was called, starts it.
+    /// Idempotent: one that is there already stays as it is, with the client and
+    /// the settings it has. The file need not exist.
+    ///
+    /// Waits for a removal of the same path that is under way. Safe to call from
+    /// many tasks at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] as [`add`](Self::add); [`ErrorKind::Cancelled`] during
+    /// shutdown.
+    pub async fn register(
         &self,
-        db: Arc<Database>,
-        deadline: Instant,
-        interrupt: &CancellationToken,
-    ) -> Option<(PathBuf, String)> {
-        let unsent = self.final_sync(&db, deadline, interrupt).await.err();
-        if let Err(err) = db.close().await {
-            tracing::error!(db = %db.path().display(), error = %err, "failed to close database");
+        options: DbOptions,
+        client: Arc<dyn ReplicaClient>,
+        replica: ReplicaOptions,
+    ) -> Result<Registration> {
+        check(&options)?;
+        let db = Arc::new(self.database(options, client, replica));
+        loop {
+            let known = {
+                let mut registry = self.registry();
+                if registry.is_closing {
+                    return Err(Error::new(ErrorKind::Cancelled, "litestream is shutting down"));
+                }
+                match registry.find(db.path()) {
+                    Some(known) => known,
+                    None => {
+                        registry.insert(db.clone());
+                        if registry.is_started {
+                            db.begin(&self.shared, &self.cancel);
+                        }
+                        return Ok(Registration::New(db));
+                    }
+                }
+            };
+            known.lifecycle.settled().await;
+            if !known.lifecycle.is_removed() {
+                return Ok(Registration::Known(known));
+            }
+            // Forgotten by whoever removed it; that takes no time any more.
+            tokio::task::yield_now().await;
         }
-        unsent.map(|reason| (db.path().to_owned(), reason))
     }
 
-    async fn final_sync(&self, db: &Database, deadline: Instant, interrupt: &CancellationToken) -> Result<(), String> {
-        let _permit = self.shared.uploads.acquire().await.map_err(|err| err.to_string())?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let attempt = tokio::select! {
-                () = interrupt.cancelled() => {
-                    tracing::warn!(db = %db.path().display(), attempts, "shutdown sync interrupted by signal");
-                    return if db.has_unsent() { Err("shutdown sync interrupted".to_owned()) } else { Ok(()) };
-                }
-                attempt = db.sync() => attempt,
-            };
-            let err = match attempt {
-                Ok(_) => {
-                    if attempts > 1 {
-                        tracing::info!(db = %db.path().display(), attempts, "shutdown sync succeeded after retry");
-                    }
-                    return Ok(());
-                }
-                // A database that never existed has nothing to send.
-                Err(err) if err.kind() == ErrorKind::Missing => return Ok(()),
-                Err(err) => err,
-            };
-            // A database that could never be opened has captured nothing, and what
-            // only a person can mend is not mended by waiting.
-            let is_hopeless = matches!(err.kind(), ErrorKind::Setup | ErrorKind::Corrupt);
-            if is_hopeless && db.status().captured_at.is_none() {
-                return Err(err.to_string());
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(format!("shutdown sync timeout after {attempts} attempts: {err}"));
-            }
-            if attempts == 1 {
-                tracing::warn!(
-                    db = %db.path().display(),
-                    attempts,
-                    error = %err,
-                    remaining = ?deadline.duration_since(now),
-                    "shutdown sync failed, retrying (press Ctrl+C again to skip)"
-                );
-            }
-            tokio::select! {
-                () = interrupt.cancelled() => {}
-                () = sleep(self.options.shutdown_sync_interval.max(MIN_RETRY)) => {}
-            }
+    /// Starts a database that was stopped. False when it runs already; in a store
+    /// that is not started every database counts as running. A stop that is under
+    /// way is waited for.
+    ///
+    /// Opening happens in the background: see [`DatabaseStatus::state`](crate::DatabaseStatus::state).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`] when it was unregistered, [`ErrorKind::Cancelled`]
+    /// during shutdown.
+    pub async fn start_database(&self, db: &Arc<Database>) -> Result<bool> {
+        let is_started = self.registry().is_started;
+        db.restart(&self.shared, &self.cancel, is_started).await
+    }
+
+    /// Stops one database: background work on it ends, what is left is captured and
+    /// sent, then its handles are closed. It stays known and can be started again.
+    /// Idempotent; a start or stop that is under way is waited for.
+    ///
+    /// The final sync is retried and abandoned after `timeout`. The database is
+    /// closed all the same; [`StopReport::unsent`] says what is missing then. The
+    /// stop goes on to its end when the returned future is dropped.
+    ///
+    /// # Errors
+    /// The database could not be closed cleanly, or somebody else's start or stop
+    /// took longer than `timeout` ([`ErrorKind::Cancelled`]).
+    pub async fn stop_database(&self, db: &Arc<Database>, timeout: Duration) -> Result<StopReport> {
+        self.halt(db, timeout, false).await
+    }
+
+    /// Stops a database as [`stop_database`](Self::stop_database) does and forgets
+    /// it, whether its final sync succeeded or not. `None` when there is none of
+    /// this path. Local state and replica stay as they are.
+    ///
+    /// # Errors
+    /// As [`stop_database`](Self::stop_database).
+    pub async fn unregister(&self, path: &Path, timeout: Duration) -> Result<Option<StopReport>> {
+        match self.find(path) {
+            Some(db) => Ok(Some(self.halt(&db, timeout, true).await?).filter(|report| !report.was_removed)),
+            None => Ok(None),
         }
     }
+
+    async fn halt(&self, db: &Arc<Database>, timeout: Duration, remove: bool) -> Result<StopReport> {
+        let patience = self.patience(timeout, Some(timeout));
+        let (db, shared, registry) = (db.clone(), self.shared.clone(), self.registry.clone());
+        let job = self.tasks.spawn(async move {
+            let report = db.halt(&shared, &patience, remove).await;
+            if remove {
+                registry.lock().unwrap_or_else(PoisonError::into_inner).remove(&db);
+            }
+            report
+        });
+        match tokio::time::timeout(timeout.saturating_add(CLOSE_GRACE), job).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(err)) => Err(Error::with_source(ErrorKind::Transient, "stop task", err)),
+            Err(_) => Err(Error::new(ErrorKind::Cancelled, "timed out, the database is still being stopped")),
+        }
+    }
+}
+
+/// What [`Store::register`] found.
+#[derive(Clone, Debug)]
+pub enum Registration {
+    /// It was added.
+    New(Arc<Database>),
+    /// There is one of this path already, and nothing was changed.
+    Known(Arc<Database>),
+}
+
+/// The databases by path and in the order they were added.
+#[derive(Default)]
+struct Registry {
+    databases: BTreeMap<u64, Arc<Database>>,
+    by_path: HashMap<PathBuf, u64>,
+    /// Databases are started as they are registered.
+    is_started: bool,
+    /// Nothing is registered any more.
+    is_closing: bool,
+}
+
+impl Registry {
+    fn find(&self, path: &Path) -> Option<Arc<Database>> {
+        self.databases.get(self.by_path.get(path)?).cloned()
+    }
+
+    fn insert(&mut self, db: Arc<Database>) {
+        self.by_path.insert(db.path().to_owned(), db.id());
+        self.databases.insert(db.id(), db);
+    }
+
+    fn remove(&mut self, db: &Database) {
+        if self.databases.remove(&db.id()).is_some() {
+            self.by_path.remove(db.path());
+        }
+    }
+}
+
+fn check(options: &DbOptions) -> Result<()> {
+    if options.min_checkpoint_page_count == 0 {
+        return Err(Error::new(ErrorKind::Setup, "minimum checkpoint page count required"));
+    }
+    Ok(())
 }
 
 impl Drop for Store {
@@ -255,4 +388,5 @@ impl Drop for Store {
 /// Passes are short and mostly wait for the disk.
 const MAX_PASSES: usize = 16;
 const MAX_UPLOADS: usize = 64;
-const MIN_RETRY: Duration = Duration::from_millis(10);
+/// What closing a database may take after its final sync was given up.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);

@@ -45,8 +45,18 @@ impl Database {
         self.agenda().next(lane)
     }
 
-    /// Does what is due in this lane. Errors are logged and tried again.
+    /// Does what is due in this lane, unless the database is stopped. Errors are
+    /// logged and tried again.
     pub(crate) async fn upkeep(&self, lane: Lane) {
+        let Some(stopped) = self.lifecycle.running() else { return };
+        tokio::select! {
+            // Whatever runs then is dropped, which leaves nothing half visible.
+            () = stopped.cancelled() => {}
+            () = self.work_off(lane) => {}
+        }
+    }
+
+    async fn work_off(&self, lane: Lane) {
         let _heavy = self.heavy.lock().await;
         let due = self.agenda().take_due(lane, self.clock.now());
         let mut failed = Vec::new();

@@ -35,7 +35,11 @@ pub(crate) enum ImageKind {
 }
 
 /// A moment of the database. Dropping it releases the pin.
+///
+/// The pin is declared first on purpose: fields drop in order, and closing the
+/// last descriptor of the database file would drop the locks of the pin.
 pub(crate) struct Frozen {
+    _pin: Connection,
     pages: Pages,
     place: WalPosition,
     commit: u32,
@@ -43,7 +47,6 @@ pub(crate) struct Frozen {
     pub(crate) txid: Txid,
     timestamp: jiff::Timestamp,
     sums: Option<PageSums>,
-    _pin: Connection,
 }
 
 /// Where the pages of a frozen moment are.

@@ -226,8 +226,25 @@ impl Capture {
         }
         self.forget();
         self.local = None;
-        self.db_file = None;
+        self.let_go_of_file();
         Ok(())
+    }
+
+    /// Closes the database file once no image reads it any more. An image that was
+    /// abandoned ends within a few pages; until then its pin needs the file open,
+    /// and whoever opens the database again must not lose locks to a late close.
+    fn let_go_of_file(&mut self) {
+        let deadline = Instant::now() + IMAGE_PATIENCE;
+        while let Some((_, file)) = &self.db_file {
+            if Arc::strong_count(file) == 1 {
+                self.db_file = None;
+            } else if Instant::now() >= deadline {
+                tracing::warn!(db = %self.options.path.display(), "an image is still being read, the database file stays open");
+                return;
+            } else {
+                std::thread::sleep(IMAGE_PAUSE);
+            }
+        }
     }
 
     fn local(&self) -> Result<&Local> {
@@ -268,5 +285,8 @@ fn not_open() -> Error {
     Error::new(crate::error::ErrorKind::Transient, "database is not open")
 }
 
+/// How long a close waits for an abandoned image.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(5);
+const IMAGE_PAUSE: Duration = Duration::from_millis(2);
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);

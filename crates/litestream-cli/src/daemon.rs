@@ -260,7 +260,7 @@ async fn run_once(store: &Store, once: Once) -> litestream::Result<()> {
 
 /// Refuses what would make two databases destroy each other's backups: one file
 /// listed twice under different names, one state directory, one replica.
-fn refuse_sharing(databases: &[(DbConfig, Arc<dyn ReplicaClient>)]) -> anyhow::Result<()> {
+pub(crate) fn refuse_sharing(databases: &[(DbConfig, Arc<dyn ReplicaClient>)]) -> anyhow::Result<()> {
     let mut owners: HashMap<String, String> = HashMap::new();
     for (db, client) in databases {
         let Some(path) = &db.path else { continue };

@@ -22,6 +22,7 @@ mod output;
 mod retention;
 mod signals;
 mod source;
+mod timestamp;
 mod units;
 
 use arguments::{HELP_WORDS, Request};

@@ -64,8 +64,8 @@ mod tests {
     #[test]
     fn the_overview_lists_what_works_and_hides_aliases() {
         let text = overview();
-        assert!(text.contains("\treplicate  runs a server to replicate databases\n"));
-        assert!(text.contains("\tltx        list"));
+        let starts = |start: &str| text.lines().filter(|line| line.trim_start().starts_with(start)).count();
+        assert_eq!((starts("replicate "), starts("ltx ")), (1, 1), "{text}");
         for name in ["wal", "register", "reset", "sync"] {
             assert!(!text.contains(&format!("\t{name} ")), "{name}");
         }

@@ -12,9 +12,12 @@ use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::failure::{Failure, fail};
 
+pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod databases;
 pub(crate) mod help;
 pub(crate) mod ltx;
+pub(crate) mod man;
 pub(crate) mod points;
 pub(crate) mod replicate;
 pub(crate) mod restore;
@@ -92,9 +95,12 @@ pub(crate) struct Invocation {
 }
 
 /// Every command of this version.
-pub(crate) const COMMANDS: [&CommandSpec; 8] = [
+pub(crate) const COMMANDS: [&CommandSpec; 11] = [
+    &completion::SPEC,
+    &config::SPEC,
     &databases::SPEC,
     &ltx::SPEC,
+    &man::SPEC,
     &points::SPEC,
     &replicate::SPEC,
     &restore::SPEC,
@@ -128,6 +134,15 @@ pub(crate) const NO_EXPAND_ENV: FlagSpec = FlagSpec {
     kind: FlagKind::Bool,
     value: "",
     help: "Disables environment variable expansion in configuration file.",
+    default: "",
+};
+
+/// Warnings about the file as errors.
+pub(crate) const STRICT: FlagSpec = FlagSpec {
+    name: "strict",
+    kind: FlagKind::Bool,
+    value: "",
+    help: "Treats unknown keys and whatever else is odd about the configuration\nfile as an error.",
     default: "",
 };
 
@@ -168,6 +183,7 @@ mod tests {
                 let repeated = command.flags.iter().skip(index + 1).any(|other| other.name == flag.name);
                 assert!(!repeated, "{} -{}", command.name, flag.name);
             }
+            assert!(!command.examples.is_empty(), "{}", command.name);
         }
     }
 }

@@ -10,9 +10,9 @@ use litestream_replica::is_replica_url;
 
 use crate::arguments::Arguments;
 use crate::commands::version::VERSION;
-use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, NO_EXPAND_ENV, runtime};
+use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, NO_EXPAND_ENV, STRICT, runtime};
 use crate::config::model::Logging;
-use crate::config::{self, Config, Loaded, Surroundings};
+use crate::config::{self, Config, Document, Loaded, Surroundings};
 use crate::daemon::{self, Daemon, Once};
 use crate::exec;
 use crate::failure::fail;
@@ -80,6 +80,7 @@ command line arguments.",
             default: "",
         },
         &NO_EXPAND_ENV,
+        &STRICT,
         &FlagSpec {
             name: "restore-if-db-not-exists",
             kind: FlagKind::Bool,
@@ -164,7 +165,7 @@ fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> anyhow::Resul
     let path = surroundings.absolute(path)?;
     let mut config = config::from_command_line(path, url);
     config.logging = Logging { level: "INFO".to_owned(), ..Logging::default() };
-    Ok(Loaded { config, file: PathBuf::new(), warnings: Vec::new() })
+    Ok(Loaded { config, file: PathBuf::new(), warnings: Vec::new(), document: Document::default() })
 }
 
 fn once(arguments: &Arguments, config: &Config) -> anyhow::Result<Option<Once>> {

@@ -26,7 +26,7 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
         default: "",
     }],
     notes: "",
-    examples: &[],
+    examples: &[("", "litestream version"), ("", "litestream version -verbose")],
     hidden: false,
     run,
 };

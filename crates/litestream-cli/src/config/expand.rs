@@ -10,30 +10,54 @@
 
 use crate::config::yaml::Warning;
 
+/// A file's text with its variables replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Expanded {
+    pub(crate) text: String,
+    /// Line of the file that each line of `text` comes from: a value may bring
+    /// lines of its own, and a person looks at the file.
+    pub(crate) origin: Vec<usize>,
+    /// Variables whose values went in, by line of the file.
+    pub(crate) variables: Vec<(usize, String)>,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+impl Expanded {
+    /// Appends what stands at, or was inserted at, a line of the file.
+    fn push(&mut self, inserted: &str, line: usize) {
+        self.text.push_str(inserted);
+        self.origin.extend(std::iter::repeat_n(line, inserted.matches('\n').count()));
+    }
+
+    /// Ends a line of the file; what follows is on `next`.
+    fn end_line(&mut self, next: usize) {
+        self.text.push('\n');
+        self.origin.push(next);
+    }
+}
+
 /// Replaces `$NAME` and `${NAME}` by what `value` gives, nothing where it gives
 /// nothing.
-pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> (String, Vec<Warning>) {
-    let mut expanded = String::with_capacity(text.len());
-    let mut warnings = Vec::new();
+pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> Expanded {
+    let mut expanded = Expanded { text: String::with_capacity(text.len()), origin: vec![1], ..Expanded::default() };
     let mut line = 1;
     let mut rest = text;
     let mut line_starts = true;
     while !rest.is_empty() {
         if line_starts && rest.trim_start_matches([' ', '\t']).starts_with('#') {
-            let end = rest.find('\n').map_or(rest.len(), |end| end + 1);
-            let (comment, after) = rest.split_at(end);
-            expanded.push_str(comment);
-            line += 1;
+            let (comment, after) = rest.split_at(rest.find('\n').unwrap_or(rest.len()));
+            expanded.push(comment, line);
+            line_starts = false;
             rest = after;
             continue;
         }
         let stop = rest.find(['$', '\n']).unwrap_or(rest.len());
         let (literal, after) = rest.split_at(stop);
-        expanded.push_str(literal);
+        expanded.push(literal, line);
         line_starts = after.starts_with('\n');
         if line_starts {
-            expanded.push('\n');
             line += 1;
+            expanded.end_line(line);
         }
         rest = after.get(1..).unwrap_or_default();
         if !after.starts_with('$') {
@@ -41,20 +65,24 @@ pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> (Str
         }
         let (reference, after) = reference(rest);
         match reference {
-            Reference::None => expanded.push('$'),
-            Reference::Swallowed => warnings.push(Warning { line, message: "${ without a name is dropped".to_owned() }),
+            Reference::None => expanded.push("$", line),
+            Reference::Swallowed => {
+                expanded.warnings.push(Warning { line, message: "${ without a name is dropped".to_owned() });
+            }
             Reference::Name(name) => {
-                let replacement = value(name);
-                match &replacement {
-                    Some(replacement) => expanded.push_str(replacement),
-                    None => warnings.push(unset(line, name)),
+                match value(name) {
+                    Some(replacement) => {
+                        expanded.push(&replacement, line);
+                        expanded.variables.push((line, name.to_owned()));
+                    }
+                    None => expanded.warnings.push(unset(line, name)),
                 }
                 line += name.matches('\n').count();
             }
         }
         rest = after;
     }
-    (expanded, warnings)
+    expanded
 }
 
 /// What follows a `$`.
@@ -109,7 +137,7 @@ mod tests {
             "PID" => Some("30965".to_owned()),
             _ => None,
         })
-        .0
+        .text
     }
 
     #[test]
@@ -152,9 +180,18 @@ mod tests {
 
     #[test]
     fn unset_variables_are_reported_with_their_line() {
-        let (_, warnings) = expand("a: 1\nb: $NOPE\nc: ${ALSO}\n", |_| None);
+        let Expanded { warnings, .. } = expand("a: 1\nb: $NOPE\nc: ${ALSO}\n", |_| None);
         let lines: Vec<_> = warnings.iter().map(|warning| warning.line).collect();
         assert_eq!(lines, [2, 3]);
         assert!(warnings[0].message.contains("NOPE"));
+    }
+
+    #[test]
+    fn lines_are_those_of_the_file_whatever_was_inserted() {
+        let text = "# $X\na: $TWO\nb: ${MULTI\nLINE}\nc: $TWO";
+        let expanded = expand(text, |name| (name == "TWO").then(|| "1\nx: 2".to_owned()));
+        assert_eq!(expanded.text, "# $X\na: 1\nx: 2\nb: \nc: 1\nx: 2");
+        assert_eq!(expanded.origin, [1, 2, 2, 3, 5, 5]);
+        assert_eq!(expanded.variables, [(2, "TWO".to_owned()), (5, "TWO".to_owned())]);
     }
 }

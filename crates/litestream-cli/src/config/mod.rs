@@ -9,8 +9,9 @@
 //!
 //! Spec: docs/configuration.md.
 
+use std::fmt;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use litestream_replica::ClientContext;
 use litestream_replica::http::{HttpOptions, HttpPool};
@@ -22,10 +23,12 @@ use crate::logging::LogOptions;
 
 pub(crate) mod defaults;
 pub(crate) mod directory;
+pub(crate) mod effective;
 pub(crate) mod expand;
 pub(crate) mod glob;
 pub(crate) mod model;
 pub(crate) mod path;
+mod removed;
 pub(crate) mod replica;
 pub(crate) mod validate;
 pub(crate) mod yaml;
@@ -35,7 +38,8 @@ mod tests;
 
 pub(crate) use model::{Config, DbConfig, ReplicaSettings};
 
-use yaml::{Problems, Warning};
+use validate::Violation;
+use yaml::{Mismatch, Node, Problems, Warning};
 
 /// A configuration and where it came from.
 #[derive(Debug)]
@@ -45,6 +49,56 @@ pub(crate) struct Loaded {
     pub(crate) file: PathBuf,
     /// What a person should look at, in the order of the file.
     pub(crate) warnings: Vec<Warning>,
+    /// What the file says, before defaults.
+    pub(crate) document: Document,
+}
+
+/// A file's settings with their lines.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    /// `None` where nothing is set.
+    pub(crate) root: Option<Node>,
+    /// Variables that were put in, by line.
+    pub(crate) variables: Vec<(usize, String)>,
+}
+
+/// What a file's text means.
+#[derive(Debug)]
+pub(crate) struct Meaning {
+    pub(crate) config: Config,
+    pub(crate) warnings: Vec<Warning>,
+    pub(crate) document: Document,
+}
+
+/// Why a file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invalid {
+    /// In the original's words.
+    message: String,
+    /// Line to blame, 0 where none is.
+    line: usize,
+    /// Values of the wrong type, one line of the message each.
+    mismatches: Vec<Mismatch>,
+}
+
+impl Invalid {
+    /// The message with `file:line` behind each complaint.
+    fn in_file(&self, file: &Path) -> String {
+        let place = |line: usize| match line {
+            0 => format!(" ({})", file.display()),
+            line => format!(" ({}:{line})", file.display()),
+        };
+        let own = if self.mismatches.is_empty() { place(self.line) } else { String::new() };
+        let details = self.mismatches.iter().map(|mismatch| format!("\n  {mismatch}{}", place(mismatch.line)));
+        format!("{}{own}{}", self.message, details.collect::<String>())
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.mismatches.iter().try_for_each(|mismatch| write!(f, "\n  {mismatch}"))
+    }
 }
 
 impl Loaded {
@@ -115,50 +169,70 @@ pub(crate) fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> an
     })?;
     let text = String::from_utf8(text)
         .map_err(|_| Failure::new(format!("cannot read config {}: not valid UTF-8", file.display())))?;
-    let (config, warnings) =
-        from_text(&text, !arguments.is_set("no-expand-env"), surroundings).map_err(Failure::new)?;
-    Ok(Loaded { config, file, warnings })
+    let meaning = from_text(&text, !arguments.is_set("no-expand-env"), surroundings)
+        .map_err(|invalid| Failure::new(invalid.in_file(&file)))?;
+    let Meaning { config, warnings, document } = meaning;
+    if arguments.is_set("strict") {
+        refuse_warnings(&warnings, &file)?;
+    }
+    Ok(Loaded { config, file, warnings, document })
+}
+
+/// With `-strict` what is odd is wrong.
+fn refuse_warnings(warnings: &[Warning], file: &Path) -> anyhow::Result<()> {
+    let mut told = warnings.iter().map(|Warning { line, message }| format!("{message} ({}:{line})", file.display()));
+    let Some(first) = told.next() else { return Ok(()) };
+    Err(told.fold(Failure::new(first), Failure::hint).into())
 }
 
 /// Makes a configuration from a file's text.
 ///
 /// # Errors
 /// In the original's words.
-pub(crate) fn from_text(
-    text: &str,
-    expand_env: bool,
-    surroundings: &Surroundings<'_>,
-) -> Result<(Config, Vec<Warning>), String> {
+pub(crate) fn from_text(text: &str, expand_env: bool, surroundings: &Surroundings<'_>) -> Result<Meaning, Invalid> {
     let mut problems = Problems::default();
-    let expanded;
-    let mut text = text;
-    if expand_env {
-        (expanded, problems.warnings) = expand::expand(text, |name| match name {
+    let mut document = Document::default();
+    let expanded = match expand_env {
+        true => expand::expand(text, |name| match name {
             "PID" => Some(std::process::id().to_string()),
             _ => surroundings.environment.get(name).map(str::to_owned),
-        });
-        text = &expanded;
-    }
+        }),
+        false => expand::Expanded { text: text.to_owned(), ..expand::Expanded::default() },
+    };
+    problems.warnings = expanded.warnings;
+    document.variables = expanded.variables;
+    let origin = |line: usize| expanded.origin.get(line.saturating_sub(1)).copied().unwrap_or(line);
+    document.root = yaml::parse(&expanded.text, origin).map_err(|(line, message)| Invalid::at(line, message))?;
     let mut config = Config::default();
-    if let Some(root) = yaml::parse(text)? {
-        let explicit = config.read(&root, &mut problems);
+    if let Some(root) = &document.root {
+        let at = |violation: Violation| Invalid::at(root.line_near(&violation.place), violation.message);
+        let explicit = config.read(root, &mut problems);
         if !problems.errors.is_empty() {
-            return Err(type_errors(&problems.errors));
+            return Err(Invalid::types(problems.errors));
         }
-        complete(&mut config, surroundings)?;
-        validate::promote_snapshot(&mut config, &explicit)?;
+        complete(&mut config, surroundings).map_err(|message| Invalid::at(0, message))?;
+        validate::promote_snapshot(&mut config, &explicit).map_err(at)?;
+        validate::validate(&config).map_err(at)?;
     }
-    validate::validate(&config)?;
     problems.warnings.sort_by_key(|warning| warning.line);
     problems.warnings.dedup();
-    Ok((config, problems.warnings))
+    Ok(Meaning { config, warnings: problems.warnings, document })
 }
 
-/// The original's layout; errors without a line stand alone.
-fn type_errors(errors: &[String]) -> String {
-    match errors {
-        [single] if !single.starts_with("line ") => single.clone(),
-        _ => format!("yaml: unmarshal errors:\n  {}", errors.join("\n  ")),
+impl Invalid {
+    fn at(line: usize, message: String) -> Self {
+        Self { message, line, mismatches: Vec::new() }
+    }
+
+    /// In the original's layout; an error without a line stands alone.
+    fn types(mut mismatches: Vec<Mismatch>) -> Self {
+        match mismatches.as_slice() {
+            [single] if !single.names_line => Self::at(single.line, single.message.clone()),
+            _ => {
+                mismatches.sort_by_key(|mismatch| mismatch.line);
+                Self { message: "yaml: unmarshal errors:".to_owned(), line: 0, mismatches }
+            }
+        }
     }
 }
 

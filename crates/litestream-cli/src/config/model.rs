@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::effective::Value;
 use crate::config::yaml::{Node, Presence, Problems, Section};
 use crate::units::GoDuration;
 
@@ -175,6 +176,13 @@ macro_rules! replica_settings {
                 }
             }
 
+            /// Every shared key with its value, if it has one. Encryption is
+            /// left out: no configuration in use has any.
+            pub(crate) fn settings(&self) -> Vec<(&'static str, Option<Value>)> {
+                let all = vec![$( ($key, self.$field.clone().map(Value::from)), )*];
+                all.into_iter().filter(|(key, _)| !key.starts_with("age.")).collect()
+            }
+
             /// Fills what is not set from the global settings.
             fn inherit_shared(&mut self, global: &Self) {
                 $( if self.$field.is_none() { self.$field = global.$field.clone(); } )*
@@ -246,12 +254,28 @@ impl ReplicaSettings {
         let mut settings = Self::read_shared(&section, problems);
         settings.kind = section.text("type", problems).filter(IsSet::is_set);
         settings.url = section.text("url", problems).filter(IsSet::is_set);
+        if settings.rename_old_type() {
+            let line = section.node("url").or(section.node("type")).map_or(node.line(), Node::line);
+            problems.warn(line, "the replica type \"gcs\" is called \"gs\" since 0.5");
+        }
         settings.path = section.text("path", problems).filter(IsSet::is_set);
         // Old configurations name their replica; the name means nothing.
         section.text("name", problems);
         settings.read_age(&section, problems);
         section.report_unknown_keys(place, problems);
         Some(settings)
+    }
+
+    /// Configurations of 0.3 say `gcs`; true if this one did.
+    fn rename_old_type(&mut self) -> bool {
+        let by_type = self.kind.as_deref() == Some("gcs");
+        if by_type {
+            self.kind = Some("gs".to_owned());
+        }
+        let place = self.url.as_deref().and_then(|url| url.strip_prefix("gcs://")).map(|rest| format!("gs://{rest}"));
+        let by_url = place.is_some();
+        self.url = place.or(self.url.take());
+        by_type || by_url
     }
 
     fn read_age(&mut self, section: &Section<'_>, problems: &mut Problems) {
@@ -326,6 +350,9 @@ impl Config {
         set(&mut self.l0_retention_check_interval, section.duration("l0-retention-check-interval", problems));
         if let Some(retention) = section.section("retention", problems) {
             set(&mut self.retention_enabled, retention.boolean("enabled", problems));
+            if let Some(node) = retention.node("enabled").filter(|_| !self.retention_enabled) {
+                problems.warn(node.line(), RETENTION_DISABLED);
+            }
             retention.report_unknown_keys("retention", problems);
         }
         if let Some(validation) = section.section("validation", problems) {
@@ -350,6 +377,7 @@ impl Config {
         set(&mut self.socket.enabled, socket.boolean("enabled", problems));
         set(&mut self.socket.path, socket.text("path", problems));
         set(&mut self.socket.permissions, socket.unsigned("permissions", problems));
+        warn_about_decimal_mode(&socket, problems);
         socket.report_unknown_keys("socket", problems);
     }
 
@@ -401,7 +429,7 @@ impl DbConfig {
             busy_timeout: section.duration("busy-timeout", problems),
             min_checkpoint_page_count: section.integer("min-checkpoint-page-count", problems),
             truncate_page_n: section.integer("truncate-page-n", problems),
-            max_sync_wal_bytes: section.integer("max-sync-wal-bytes", problems),
+            max_sync_wal_bytes: section.bytes("max-sync-wal-bytes", problems),
             restore_if_db_not_exists: section.boolean("restore-if-db-not-exists", problems).unwrap_or_default(),
             ..Self::default()
         };
@@ -418,6 +446,11 @@ impl DbConfig {
                 db.replicas.extend(ReplicaSettings::read(node, &format!("{place}.replicas[{index}]"), problems));
             }
         }
+        if db.monitor_interval.is_some_and(|interval| !interval.is_positive())
+            && let Some(node) = section.node("monitor-interval")
+        {
+            problems.warn(node.line(), format!("monitor-interval: {} switches replication off", node.as_written()));
+        }
         section.report_unknown_keys(place, problems);
         db
     }
@@ -428,8 +461,23 @@ impl DbConfig {
     }
 }
 
+/// A rule of the bucket knows ages and not which snapshot is the last one.
+const RETENTION_DISABLED: &str = "retention.enabled: nothing is ever deleted from replicas; a lifecycle rule of the \
+     bucket that deletes by age destroys the backup of a database that is idle for longer";
+
 /// Keys that are read and checked, but that nothing in this version acts upon.
 const INACTIVE_KEYS: [&str; 5] = ["addr", "mcp-addr", "socket", "heartbeat-url", "heartbeat-interval"];
+
+/// `660` is a decimal number, whose bits are not those of the mode `0660`.
+fn warn_about_decimal_mode(socket: &Section<'_>, problems: &mut Problems) {
+    let Some(node) = socket.node("permissions") else { return };
+    let Some(text) = node.text(problems) else { return };
+    let is_like_mode = text.len() == 3 && text.starts_with(|c: char| c != '0') && text.chars().all(|c| c.is_digit(8));
+    if let Some(mode) = text.parse::<u32>().ok().filter(|_| is_like_mode) {
+        let message = format!("socket.permissions: {text} is decimal and means mode {mode:#o}; write 0{text}");
+        problems.warn(node.line(), message);
+    }
+}
 
 fn is_given(section: &Section<'_>, key: &'static str) -> bool {
     section.node(key).is_some_and(|node| !node.is_null())

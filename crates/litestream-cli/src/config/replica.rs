@@ -87,8 +87,10 @@ impl ReplicaSettings {
 
     /// A URL and a setting must not both say where the replica is.
     fn check_place(&self, kind: &str) -> Result<(), String> {
-        if self.url.is_none() {
-            return Ok(());
+        let Some(url) = &self.url else { return Ok(()) };
+        // A bucket's name in the wrong key must not become a local directory.
+        if kind != "file" && !litestream_replica::is_replica_url(url) {
+            return Err(format!("replica url scheme required: {url}"));
         }
         let conflict = |key: &str| Err(format!("cannot specify url & {key} for {kind} replica"));
         if self.path.is_some() && kind != "nats" {

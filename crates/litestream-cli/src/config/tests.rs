@@ -7,7 +7,8 @@ use crate::units::GoDuration;
 
 fn load_with(variables: &[(&str, &str)], text: &str) -> Result<(Config, Vec<Warning>), String> {
     let environment = Environment::new(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-    from_text(text, true, &Surroundings::new(&environment, PathBuf::from("/cwd")))
+    let meaning = from_text(text, true, &Surroundings::new(&environment, PathBuf::from("/cwd")));
+    meaning.map(|meaning| (meaning.config, meaning.warnings)).map_err(|invalid| invalid.to_string())
 }
 
 fn load(text: &str) -> Result<Config, String> {
@@ -149,7 +150,8 @@ dbs:
   - path: /e
     replica: {type: webdav, webdav-url: w, webdav-username: u, webdav-password: p, account-name: a, account-key: k, sas-token: s}
 ";
-    assert_eq!(warnings(text), Vec::<String>::new());
+    let about: Vec<String> = warnings(text).into_iter().filter(|warning| !warning.contains("lifecycle rule")).collect();
+    assert_eq!(about, Vec::<String>::new());
     let config = load(text).unwrap();
     assert_eq!(config.socket.permissions, 0o660);
     let replica = config.dbs[0].replica.as_ref().unwrap();
@@ -163,7 +165,11 @@ dbs:
 fn unknown_keys_are_pointed_out_and_ignored() {
     assert_eq!(
         warnings("Path: /x\ndbs:\n  - path: /a\n    replica:\n      url: file:///r\n      retention: 24h\n"),
-        ["1: unknown key \"Path\" is ignored", "6: unknown key \"retention\" in dbs[0].replica is ignored"]
+        [
+            "1: unknown key \"Path\" is ignored",
+            "6: unknown key \"retention\" in dbs[0].replica is ignored; since 0.5 \"snapshot.retention\" at the top of \
+             the file says how long backups are kept"
+        ]
     );
     assert_eq!(
         warnings("dbs:\n  - path: /a\n    monitor-intervall: 1s\n")[0].matches("monitor-interval\"?").count(),
@@ -233,10 +239,7 @@ fn violations_are_reported_in_the_known_words() {
             "dbs: [{path: /x, snapshot: {interval: 1h}}, {path: /y, snapshot: {interval: 2h}}]",
             "conflicting database snapshot intervals: /x has 1h0m0s, /y has 2h0m0s",
         ),
-        (
-            "dbs: [{path: /x, replica: {part-size: 5XB}}]",
-            "invalid size format: unhandled size name: xb (part-size, line 1)",
-        ),
+        ("dbs: [{path: /x, replica: {part-size: 5XB}}]", "invalid size format: unhandled size name: xb (part-size)"),
         ("logging: {type: xml}", "logging.type: must be text, json or pretty (got xml)"),
     ] {
         assert_eq!(load(text).unwrap_err(), message, "{text}");
@@ -250,7 +253,7 @@ fn wrong_types_name_every_line() {
     let error = load("socket:\n  enabled: \"true\"\nretention: 24h\nlevels: x\n").unwrap_err();
     assert_eq!(
         error,
-        "yaml: unmarshal errors:\n  line 2: cannot unmarshal !!str `true` into bool\n  line 4: cannot unmarshal !!str `x` into list\n  line 3: cannot unmarshal !!str `24h` into mapping"
+        "yaml: unmarshal errors:\n  line 2: cannot unmarshal !!str `true` into bool; remove the quotes\n  line 3: cannot unmarshal !!str `24h` into mapping\n  line 4: cannot unmarshal !!str `x` into list"
     );
     for text in [
         "dbs: [{path: /a, replica: 'file:///r'}]",
@@ -320,8 +323,8 @@ fn variables_may_bring_yaml() {
 fn resolve(text: &str) -> Result<litestream_replica::ReplicaUrl, String> {
     let environment = Environment::new([("HOME".into(), "/home/me".into())]);
     let surroundings = Surroundings::new(&environment, PathBuf::from("/cwd"));
-    let (config, _) = from_text(text, true, &surroundings)?;
-    config.dbs[0].replica.as_ref().unwrap().resolve(&surroundings)
+    let meaning = from_text(text, true, &surroundings).map_err(|invalid| invalid.to_string())?;
+    meaning.config.dbs[0].replica.as_ref().unwrap().resolve(&surroundings)
 }
 
 fn resolve_s3(text: &str) -> litestream_replica::s3::S3Options {
@@ -420,5 +423,157 @@ fn a_place_is_said_once() {
     ] {
         let error = resolve(&format!("dbs: [{{path: /a, replica: {{{replica}}}}}]")).unwrap_err();
         assert!(error.starts_with(&format!("cannot specify url & {key} for ")), "{error}");
+    }
+}
+
+/// A key that is added to the file and forgotten in `litestream config` would be
+/// taken for one without effect.
+#[test]
+fn every_key_that_is_read_is_shown_by_the_config_command() {
+    fn places(tree: &effective::Tree, place: &str, found: &mut Vec<String>) {
+        match tree {
+            effective::Tree::Setting(..) => found.push(place.to_owned()),
+            effective::Tree::Section(entries) => {
+                let dot = if place.is_empty() { "" } else { "." };
+                entries.iter().for_each(|(key, inner)| places(inner, &format!("{place}{dot}{key}"), found));
+            }
+            effective::Tree::List(elements) => {
+                let numbered = elements.iter().enumerate();
+                numbered.for_each(|(index, inner)| places(inner, &format!("{place}[{index}]"), found));
+            }
+            effective::Tree::Facts(_) => {}
+        }
+    }
+    let text = "
+levels: [{interval: 1m}]
+socket: {}
+logging: {}
+snapshot: {}
+retention: {}
+validation: {}
+dbs:
+  - {path: /a, snapshot: {interval: 1h, retention: 1h}, replica: {path: /r}}
+  - {dir: /d, pattern: x, meta-dir: /m, replica: {url: 'file:///q'}}
+";
+    let environment = Environment::default();
+    let surroundings = Surroundings::new(&environment, PathBuf::from("/cwd"));
+    let meaning = from_text(text, true, &surroundings).unwrap();
+    let mut problems = Problems::default();
+    Config::default().read(meaning.document.root.as_ref().unwrap(), &mut problems);
+    let mut shown = Vec::new();
+    places(&effective::tree(&meaning.config, &meaning.document, &surroundings).unwrap(), "", &mut shown);
+    // A replica shows what is set; these are the keys it knows.
+    let settings = meaning.config.dbs[0].replica.as_ref().unwrap().settings();
+    shown.extend(settings.iter().flat_map(|(key, _)| [(*key).to_owned(), format!("dbs[0].replica.{key}")]));
+    let without_own_line =
+        ["name", "age", "replicas", "levels", "socket", "logging", "snapshot", "retention", "validation", "dbs"];
+    for known in problems.known_keys {
+        let key = known.rsplit('.').next().unwrap();
+        let of_other_kind =
+            known.starts_with("dbs[1]") || ["dir", "pattern", "recursive", "watch", "meta-dir"].contains(&key);
+        let is_place = known == "dbs[0].replica"
+            || known == "dbs[0].replica.url"
+            || key.starts_with("age")
+            || known.contains("age.");
+        assert!(
+            shown.contains(&known) || without_own_line.contains(&key) || of_other_kind || is_place,
+            "{known} is read and not shown: {shown:?}"
+        );
+    }
+    for key in ["dir", "pattern", "recursive", "watch", "meta-dir"] {
+        assert!(shown.contains(&format!("dbs[1].{key}")), "{key}");
+    }
+}
+
+/// CFG-1: zero has one documented meaning for each key.
+#[test]
+fn zero_is_accepted_where_it_means_something() {
+    for text in [
+        "l0-retention: 0",
+        "shutdown-sync-timeout: 0",
+        "validation: {interval: 0}",
+        "dbs: [{path: /a, checkpoint-interval: 0, max-sync-wal-bytes: 0, truncate-page-n: 0, busy-timeout: 0}]",
+        "dbs: [{path: /a, replica: {path: /r, max-sync-ltx-files: 0, concurrency: 0, part-size: 0}}]",
+    ] {
+        assert_eq!(warnings(text), Vec::<String>::new(), "{text}");
+    }
+    let warned = warnings("dbs: [{path: /a, monitor-interval: 0}]");
+    assert_eq!(warned, ["1: monitor-interval: 0 switches replication off"]);
+}
+
+/// CFG-4: the original took this for a file replica and wrote to the local disk.
+#[test]
+fn a_type_is_not_overridden_by_something_that_is_no_url() {
+    for url in ["mybucket/path", "/mybucket/path"] {
+        let text = format!("dbs: [{{path: /a, replica: {{type: s3, url: '{url}'}}}}]");
+        assert_eq!(resolve(&text).unwrap_err(), format!("replica url scheme required: {url}"));
+    }
+}
+
+/// CFG-9: configurations of 0.3 say `gcs`.
+#[test]
+fn the_old_name_of_google_storage_is_understood_with_a_warning() {
+    for replica in ["type: gcs, bucket: b, path: p", "url: 'gcs://b/p'"] {
+        let text = format!("dbs:\n  - path: /a\n    replica: {{{replica}}}\n");
+        assert_eq!(warnings(&text), ["3: the replica type \"gcs\" is called \"gs\" since 0.5"]);
+        match resolve(&text).unwrap() {
+            litestream_replica::ReplicaUrl::Gs(options) => {
+                assert_eq!((options.bucket.as_deref(), options.path.as_deref()), (Some("b"), Some("p")));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// CFG-13: a rule of the bucket knows ages and not which snapshot is the last.
+#[test]
+fn retention_that_is_left_to_the_bucket_is_warned_about() {
+    let warned = warnings("retention:\n  enabled: false\n");
+    assert!(warned.len() == 1 && warned[0].starts_with("2: retention.enabled: nothing is ever deleted"), "{warned:?}");
+    assert_eq!(warnings("retention: {enabled: true}"), Vec::<String>::new());
+}
+
+#[test]
+fn permissions_that_are_not_octal_are_warned_about() {
+    assert_eq!(
+        warnings("socket: {permissions: 660}"),
+        ["1: socket.permissions: 660 is decimal and means mode 0o1224; write 0660"]
+    );
+    for text in ["0660", "0o660", "432", "0"] {
+        let warned = warnings(&format!("socket: {{permissions: {text}}}"));
+        assert_eq!(warned.len(), usize::from(text == "432"), "{text}: {warned:?}");
+    }
+}
+
+#[test]
+fn sizes_have_units_wherever_bytes_are_counted() {
+    let bytes = |text: &str| {
+        load(&format!("dbs: [{{path: /a, max-sync-wal-bytes: {text}}}]")).map(|config| config.dbs[0].max_sync_wal_bytes)
+    };
+    assert_eq!(bytes("64MiB"), Ok(Some(64 << 20)));
+    assert_eq!(bytes("1_000"), Ok(Some(1000)));
+    assert_eq!(bytes("-1"), Ok(Some(-1)));
+    assert!(bytes("'5'").is_err() && bytes("5XB").is_err());
+}
+
+/// Every complaint about a file says where in the file.
+#[test]
+fn complaints_name_file_and_line() {
+    let environment = Environment::new([("TWO".into(), "1\nx: 2".into())]);
+    let surroundings = Surroundings::new(&environment, PathBuf::from("/cwd"));
+    let complaint = |text: &str| from_text(text, true, &surroundings).unwrap_err().in_file(Path::new("/c.yml"));
+    for (text, message) in [
+        ("a: 1\nb: *nope\n", "(/c.yml:2)"),
+        ("x: $TWO\nsnapshot:\n  interval: 0\n", "must be greater than 0 (got 0s) (/c.yml:3)"),
+        ("dbs:\n  - path: /a\n  - path: /b\n    watch: true\n", "can only be enabled with a directory (/c.yml:4)"),
+        ("dbs:\n  - path: /a\n  - path: /a\n", "can be listed only once (/c.yml:3)"),
+        ("dbs:\n  - path: /a\n    replica:\n      part-size: 5XB\n", "size name: xb (part-size) (/c.yml:4)"),
+        (
+            "retention: 24h\naddr: [1]\n",
+            "into mapping (/c.yml:1)\n  line 2: cannot unmarshal !!seq into string (/c.yml:2)",
+        ),
+    ] {
+        let complaint = complaint(text);
+        assert!(complaint.ends_with(message), "{text:?}: {complaint}");
     }
 }

@@ -11,12 +11,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 
 use granit_parser::{Event, Options, Parser, ScalarStyle};
 
+use crate::config::removed;
 use crate::output::nearest;
 use crate::units::{GoDuration, parse_integer, parse_size};
 
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -41,10 +44,41 @@ enum Value {
 /// What is wrong with a file, gathered while it is read.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    /// Values of the wrong type, as `line N: …`; the file cannot be used.
-    pub(crate) errors: Vec<String>,
+    /// Values of the wrong type; the file cannot be used.
+    pub(crate) errors: Vec<Mismatch>,
     /// What a person should look at; the file can be used.
     pub(crate) warnings: Vec<Warning>,
+    /// Every key that was asked for, with its place (`dbs[0].replica.url`).
+    #[cfg(test)]
+    pub(crate) known_keys: Vec<String>,
+}
+
+/// A value that is not of the type its key wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    /// Line in the file, counted from 1.
+    pub(crate) line: usize,
+    /// `cannot unmarshal …`
+    pub(crate) message: String,
+    /// Whether the line is announced in front of it, as the original does for
+    /// everything but sizes.
+    pub(crate) names_line: bool,
+}
+
+impl Problems {
+    /// Notes something odd about a value that can be used.
+    pub(crate) fn warn(&mut self, line: usize, message: impl Into<String>) {
+        self.warnings.push(Warning { line, message: message.into() });
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.names_line {
+            true => write!(f, "line {}: {}", self.line, self.message),
+            false => f.write_str(&self.message),
+        }
+    }
 }
 
 /// Something odd at a line, 0 where no line is to blame.
@@ -68,17 +102,22 @@ pub(crate) enum Presence<'a> {
 /// become.
 const NODES_MAX: usize = 1_000_000;
 
-/// The first document of a stream, or `None` if there is none.
+/// The first document of a stream, or `None` if there is none. `origin` gives
+/// the line of the file for each line of `text`.
 ///
 /// # Errors
-/// `yaml: line N: …` for text that is not YAML.
-pub(crate) fn parse(text: &str) -> Result<Option<Node>, String> {
+/// The line, and `yaml: line N: …`, for text that is not YAML.
+pub(crate) fn parse(text: &str, origin: impl Fn(usize) -> usize) -> Result<Option<Node>, (usize, String)> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut composer = Composer::default();
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = event.map_err(|error| format!("yaml: line {}: {}", error.marker().line(), error.info()))?;
-        if composer.take(event, span.start.line())? {
+        let (event, span) = event.map_err(|error| {
+            let line = origin(error.marker().line());
+            (line, format!("yaml: line {line}: {}", error.info()))
+        })?;
+        let line = origin(span.start.line());
+        if composer.take(event, line).map_err(|message| (line, message))? {
             break;
         }
     }
@@ -189,6 +228,11 @@ impl Node {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
+    /// A scalar's source text; empty for anything else.
+    pub(crate) fn as_written(&self) -> &str {
+        self.scalar_text().unwrap_or_default()
+    }
+
     fn scalar_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
@@ -227,7 +271,20 @@ impl Node {
     }
 
     fn mismatch(&self, wanted: &str, problems: &mut Problems) {
-        problems.errors.push(format!("line {}: cannot unmarshal {} into {wanted}", self.line, self.describe()));
+        let message = format!("cannot unmarshal {} into {wanted}{}", self.describe(), self.quotes_to_remove(wanted));
+        problems.errors.push(Mismatch { line: self.line, message, names_line: true });
+    }
+
+    /// Advice for a value that would do without its quotes, as one from a
+    /// variable often has them.
+    fn quotes_to_remove(&self, wanted: &str) -> &'static str {
+        match (&self.value, wanted) {
+            (Value::Scalar { text, plain: false }, "bool") if boolean(text).is_some() => "; remove the quotes",
+            (Value::Scalar { text, plain: false }, "int" | "uint32") if integer(text).is_some() => {
+                "; remove the quotes"
+            }
+            _ => "",
+        }
     }
 
     /// A mapping to ask for keys. Null gives an empty one.
@@ -288,7 +345,8 @@ impl Node {
 
     fn size(&self, key: &str, problems: &mut Problems) -> Option<u64> {
         let text = self.text(problems)?;
-        parse_size(&text).map_err(|message| problems.errors.push(format!("{message} ({key}, line {})", self.line))).ok()
+        let refused = |message| Mismatch { line: self.line, message: format!("{message} ({key})"), names_line: false };
+        parse_size(&text).map_err(|message| problems.errors.push(refused(message))).ok()
     }
 
     fn duration(&self, key: &str, problems: &mut Problems) -> Option<GoDuration> {
@@ -347,6 +405,19 @@ impl<'a> Section<'a> {
         self.value(key)?.integer(problems)
     }
 
+    /// A number of bytes, possibly negative, or a size with a unit.
+    pub(crate) fn bytes(&self, key: &'static str, problems: &mut Problems) -> Option<i64> {
+        let node = self.value(key)?;
+        let with_unit = match &node.value {
+            Value::Scalar { text, plain: true } => parse_size(text).ok(),
+            _ => None,
+        };
+        match with_unit.and_then(|bytes| i64::try_from(bytes).ok()) {
+            Some(bytes) if integer(node.scalar_text().unwrap_or_default()).is_none() => Some(bytes),
+            _ => node.integer(problems),
+        }
+    }
+
     /// A number that is not negative and fits 32 bits.
     pub(crate) fn unsigned(&self, key: &'static str, problems: &mut Problems) -> Option<u32> {
         self.value(key)?.unsigned(problems)
@@ -392,6 +463,11 @@ impl<'a> Section<'a> {
     /// (`dbs[0].replica`), empty at the top.
     pub(crate) fn report_unknown_keys(&self, place: &str, problems: &mut Problems) {
         let asked = self.asked.borrow();
+        #[cfg(test)]
+        problems.known_keys.extend(asked.iter().map(|key| match place {
+            "" => (*key).to_owned(),
+            _ => format!("{place}.{key}"),
+        }));
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (key, _) in self.pairs {
             let Some(name) = key.scalar_text() else { continue };
@@ -413,11 +489,14 @@ impl<'a> Section<'a> {
                 continue;
             }
             let within = if place.is_empty() { String::new() } else { format!(" in {place}") };
-            let near = nearest(name, asked.iter().copied()).map(|near| format!(", did you mean {near:?}?"));
-            problems.warnings.push(Warning {
-                line: key.line,
-                message: format!("unknown key {name:?}{within} is ignored{}", near.unwrap_or_default()),
-            });
+            let advice = match removed::instead_of(place, name) {
+                Some(instead) => format!("; {instead}"),
+                None => nearest(name, asked.iter().copied())
+                    .map_or_else(String::new, |near| format!(", did you mean {near:?}?")),
+            };
+            problems
+                .warnings
+                .push(Warning { line: key.line, message: format!("unknown key {name:?}{within} is ignored{advice}") });
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::config::model::Logging;
 use crate::environment::Environment;
 
 mod line;
-mod zone;
+pub(crate) mod zone;
 
 use line::{Form, Line, Source, Value};
 

@@ -91,7 +91,7 @@ fn mistakes_in_a_replica_name_the_database() {
     for (replica, message) in [
         ("", "must specify replica for database"),
         ("replica: {type: file}", "file replica path required"),
-        ("replica: {type: gcs, path: x}", "unknown replica type in config: \"gcs\""),
+        ("replica: {type: gcp, path: x}", "unknown replica type in config: \"gcp\""),
         ("replica: {url: 'http://x/y'}", "unknown replica type in config: \"http\""),
         ("replica: {url: 'mybucket/path'}", "replica url scheme required: mybucket/path"),
         ("replica: {url: 'file:///r', path: /r}", "cannot specify url & path for file replica"),

@@ -9,7 +9,7 @@ fn help_is_printed_on_request_with_success() {
         let outcome = sandbox.run(arguments);
         assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{arguments:?}");
         assert!(outcome.stdout.starts_with("litestream is a tool for replicating SQLite databases.\n"), "{outcome:?}");
-        assert!(outcome.stdout.contains("\n\treplicate  runs a server to replicate databases\n"));
+        assert!(outcome.stdout.contains("\n\treplicate "), "{outcome:?}");
     }
 }
 

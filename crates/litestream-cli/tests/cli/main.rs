@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs and cannot have fails the test")]
 
 mod config;
+mod effective;
 mod help;
 mod lifecycle;
 mod listing;
@@ -15,6 +16,7 @@ mod plans;
 mod points;
 mod restore;
 mod s3;
+mod shell;
 mod tree;
 mod upstream;
 mod v3;

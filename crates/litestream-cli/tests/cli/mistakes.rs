@@ -130,10 +130,6 @@ fn restore_checks_its_arguments_in_the_known_order() {
     for (arguments, message) in [
         (&["-integrity-check", "foo", "-timestamp", "bar", "x"][..], "invalid -integrity-check value: foo"),
         (
-            &["-timestamp", "2000-01-01", "file:///r"],
-            "invalid -timestamp, must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)",
-        ),
-        (
             &["-timestamp", "2000-01-01T00:00:00Z", "-txid", "1", "-o", "x", "file:///r"],
             "cannot specify index & timestamp to restore",
         ),
@@ -147,6 +143,16 @@ fn restore_checks_its_arguments_in_the_known_order() {
         let message = format!("Error: {message}");
         let arguments: Vec<&str> = ["restore"].iter().chain(arguments).copied().collect();
         sandbox.run(&arguments).fails_with(&[&message]);
+    }
+}
+
+#[test]
+fn times_that_are_not_understood_are_refused_with_examples() {
+    for command in ["restore", "points"] {
+        Sandbox::new().run(&[command, "-timestamp", "last tuesday", "file:///r"]).fails_with(&[
+            "Error: invalid -timestamp, must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)",
+            "Also understood: \"2000-01-01 14:00\" (local time), \"14:00\", \"yesterday 14:00\", \"5 minutes ago\", \"now\".",
+        ]);
     }
 }
 

@@ -202,3 +202,25 @@ fn odd_parallelism_is_accepted() {
         assert_eq!(outcome.code, 0, "{count} {outcome:?}");
     }
 }
+
+#[test]
+fn moments_are_understood_as_people_type_them() {
+    let sandbox = Sandbox::new().with("TZ", "XYZ-3");
+    let url = sandbox.replica();
+    for text in ["now", "tomorrow", "1 hour ago"] {
+        let outcome = sandbox.run(&["restore", "-force", "-timestamp", text, "-o", "out.db", &url]);
+        match text {
+            "now" => assert_eq!(outcome.code, 0, "{outcome:?}"),
+            "tomorrow" => assert!(outcome.stderr.starts_with("Error: invalid -timestamp"), "{outcome:?}"),
+            _ => {
+                let range = "Error: timestamp does not exist\nThe replica covers 20";
+                assert!(outcome.stderr.contains(range), "what can be had is shown: {outcome:?}");
+            }
+        }
+        let is_said_back = outcome.stderr.contains(&format!("-timestamp {text} means 20"));
+        assert_eq!(is_said_back, text != "tomorrow", "{outcome:?}");
+    }
+    let outcome = sandbox.run(&["restore", "-timestamp", "2000-01-01 02:30", "-o", "out.db", &url]);
+    let said = "-timestamp 2000-01-01 02:30 means 1999-12-31T23:30:00.000Z\n";
+    assert!(outcome.stderr.starts_with(said), "a time without zone is local: {outcome:?}");
+}

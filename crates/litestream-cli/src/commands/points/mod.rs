@@ -81,7 +81,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     if arguments.positionals.len() > 1 {
         return fail("too many arguments");
     }
-    let target = target(&arguments)?;
+    let target = target(&arguments, &environment)?;
     let listed = Listed::of(&arguments, target)?;
     let surroundings = Surroundings::of_process(&environment)?;
     let usage = || Failure::new("database path or replica URL required").try_line("litestream points /path/to/db");

@@ -72,7 +72,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         _ => return fail("too many arguments"),
     };
     let check = integrity_check(&arguments)?;
-    let target = target(&arguments)?;
+    let target = target(&arguments, &environment)?;
     let surroundings = Surroundings::of_process(&environment)?;
     let source = Source::find(&arguments, &surroundings, usage)?;
     let result_on_stdout = arguments.is_set("json") || arguments.is_set("dry-run");

@@ -7,10 +7,15 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use litestream::IntegrityCheck;
 use litestream_replica::Target;
+use litestream_replica::clock::{Clock, SystemClock};
 
 use crate::arguments::Arguments;
+use crate::environment::Environment;
 use crate::failure::{Failure, fail};
+use crate::logging::zone;
+use crate::output;
 use crate::source::Source;
+use crate::timestamp;
 
 pub(super) fn usage() -> Failure {
     Failure::new("database path or replica URL required")
@@ -28,8 +33,8 @@ pub(super) fn integrity_check(arguments: &Arguments) -> anyhow::Result<Integrity
 
 /// Which moment is asked for. Checks the time's form before anything that
 /// follow mode or a second target would object to.
-pub(crate) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
-    let timestamp = timestamp(arguments)?;
+pub(crate) fn target(arguments: &Arguments, environment: &Environment) -> anyhow::Result<Target> {
+    let timestamp = timestamp(arguments, environment)?;
     check_follow(arguments)?;
     Ok(match (arguments.txid("txid"), timestamp) {
         (Some(_), Some(_)) => return fail("cannot specify index & timestamp to restore"),
@@ -39,12 +44,19 @@ pub(crate) fn target(arguments: &Arguments) -> anyhow::Result<Target> {
     })
 }
 
-fn timestamp(arguments: &Arguments) -> anyhow::Result<Option<Timestamp>> {
+/// The moment asked for. One that was partly inferred is said back: nobody should
+/// find out from the data which zone was meant.
+fn timestamp(arguments: &Arguments, environment: &Environment) -> anyhow::Result<Option<Timestamp>> {
     let Some(text) = arguments.non_empty("timestamp") else { return Ok(None) };
-    match text.parse() {
-        Ok(timestamp) => Ok(Some(timestamp)),
-        Err(_) => fail("invalid -timestamp, must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)"),
+    let Some(moment) = timestamp::parse(text, SystemClock.now(), &zone::local(environment)) else {
+        return Err(Failure::new("invalid -timestamp, must specify in ISO 8601 format (e.g. 2000-01-01T00:00:00Z)")
+            .hint("Also understood: \"2000-01-01 14:00\" (local time), \"14:00\", \"yesterday 14:00\", \"5 minutes ago\", \"now\".")
+            .into());
+    };
+    if moment.is_inferred {
+        output::note(&format!("-timestamp {text} means {}", output::timestamp_millis(moment.timestamp)));
     }
+    Ok(Some(moment.timestamp))
 }
 
 /// What follow mode cannot be combined with.

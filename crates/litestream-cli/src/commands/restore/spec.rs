@@ -21,7 +21,7 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
             name: "timestamp",
             kind: FlagKind::Text,
             value: "TIMESTAMP",
-            help: "Restore to a specific point-in-time, in RFC 3339 with a zone\n(e.g. 2000-01-01T00:00:00Z).",
+            help: "Restore to a specific point-in-time: RFC 3339 (2000-01-01T00:00:00Z), local\ntime (\"2000-01-01 14:00\") or relative (\"yesterday 14:00\", \"5 minutes ago\").",
             default: "the latest available backup",
         },
         &FlagSpec {

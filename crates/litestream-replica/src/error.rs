@@ -14,6 +14,8 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// The store's own code for it.
+    code: Option<Box<str>>,
 }
 
 /// What the caller does next.
@@ -42,10 +44,27 @@ pub enum ErrorKind {
     Cancelled,
 }
 
+impl ErrorKind {
+    /// The kind in lower case, for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Transient => "transient",
+            Self::Corrupt => "corrupt",
+            Self::Setup => "setup",
+            Self::DiskFull => "disk_full",
+            Self::Unavailable => "unavailable",
+            Self::Hole => "hole",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 impl Error {
     /// A fault without a deeper cause.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, code: None }
     }
 
     /// A fault with its cause: `context: source`.
@@ -54,13 +73,26 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, context: context.into(), source: Some(source.into()) }
+        Self { kind, context: context.into(), source: Some(source.into()), code: None }
     }
 
     /// Puts another operation in front, keeping the kind.
     #[must_use]
     pub fn context(self, context: impl Into<String>) -> Self {
-        Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
+        let code = self.code.clone();
+        Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)), code }
+    }
+
+    /// Notes the code that the store itself gave, unless it is empty.
+    #[must_use]
+    pub(crate) fn with_code(self, code: &str) -> Self {
+        Self { code: (!code.is_empty()).then(|| code.into()), ..self }
+    }
+
+    /// What metrics call this failure: the store's own code (`AccessDenied`) if it
+    /// gave one, else the kind (`transient`).
+    pub fn code(&self) -> &str {
+        self.code.as_deref().unwrap_or_else(|| self.kind.name())
     }
 
     /// What the caller does next.

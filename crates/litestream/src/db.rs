@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use litestream_replica::ReplicaClient;
@@ -13,8 +13,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::agenda::Agenda;
 use crate::capture::{Capture, PassReport, Publish};
+use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
+use crate::insight::Window;
 use crate::lifecycle::Lifecycle;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::position::Position;
@@ -54,6 +56,10 @@ pub struct Database {
     /// Rung by the file notification.
     pub(crate) wake: Arc<Notify>,
     status: Mutex<DatabaseStatus>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) added_at: Timestamp,
+    /// The last that was known of it.
+    pub(crate) window: Mutex<Option<Window>>,
 }
 
 /// What the upload side waits for.
@@ -73,7 +79,8 @@ impl Database {
         client: Arc<dyn ReplicaClient>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let capture = Capture::new(options.clone(), clock.clone(), Instant::now());
+        let counters = Arc::new(Counters::default());
+        let capture = Capture::new(options.clone(), clock.clone(), counters.clone(), Instant::now());
         let meta = options.meta_path();
         let prefix = Arc::new(Prefix::new(client.clone(), clock.clone()));
         let health = Arc::new(Health::new(&options.path, &meta, clock.clone()));
@@ -95,6 +102,9 @@ impl Database {
             captured: watch::Sender::new(Captured::default()),
             wake: Arc::new(Notify::new()),
             status: Mutex::default(),
+            counters,
+            added_at: clock.now(),
+            window: Mutex::default(),
             options,
             replica,
             store,
@@ -151,6 +161,8 @@ impl Database {
     /// continue, and the report's TXID is `None`.
     pub(crate) async fn capture(&self, publish: Publish) -> Result<PassReport> {
         let is_closed = self.is_closed.clone();
+        let began = Instant::now();
+        self.counters.pass_begins(self.clock.now());
         let result = with(&self.capture, move |capture| {
             // A pass opens what is not open, and a stopped database must stay closed.
             if is_closed.load(Ordering::Acquire) {
@@ -164,6 +176,7 @@ impl Database {
             self.learn_page_len(position);
             report
         });
+        self.count_pass(&result, began.elapsed());
         self.update_status(|status, now| match &result {
             Ok(report) => {
                 status.captured(report.txid, now);
@@ -194,6 +207,9 @@ impl Database {
         }
         if result.is_ok() && self.status().replica_txid != uploaded {
             self.has_old_local_files.store(true, Ordering::Relaxed);
+        }
+        if result.is_err() {
+            self.counters.upload_failed();
         }
         self.update_status(|status, now| match &result {
             Ok(_) => status.uploaded(uploaded, now),
@@ -301,6 +317,14 @@ impl Database {
     /// The path as SQLite sees it, behind symlinks; files are watched there.
     pub(crate) fn real_path(&self) -> PathBuf {
         std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_owned())
+    }
+
+    fn count_pass(&self, result: &Result<PassReport>, took: Duration) {
+        let kind = result.as_ref().err().map(Error::kind);
+        // No database yet is a state, not a fault.
+        let failed = kind.is_some_and(|kind| !matches!(kind, ErrorKind::Missing | ErrorKind::Cancelled));
+        let wal_bytes = result.as_ref().map_or(0, |report| report.wal_bytes);
+        self.counters.pass_ended(took, failed, kind == Some(ErrorKind::DiskFull), wal_bytes);
     }
 
     fn learn_page_len(&self, position: Option<Position>) {

@@ -5,17 +5,20 @@
 #![warn(missing_docs)]
 
 mod agenda;
+mod alarm;
 mod capture;
 mod chunks;
 pub mod compaction;
 mod compactor;
 mod continuity;
+mod counters;
 mod db;
 mod error;
 pub mod follow;
 mod healing;
 mod health;
 pub mod hole;
+mod insight;
 pub mod levels;
 mod lifecycle;
 mod maintenance;
@@ -34,6 +37,7 @@ mod sqlite;
 mod staged;
 mod status;
 mod store;
+mod traffic;
 mod turn;
 mod upkeep;
 pub mod validation;
@@ -41,12 +45,15 @@ mod wal;
 mod wal_index;
 mod watch;
 
+pub use counters::{Counts, Effort, L0Expiry};
 pub use db::Database;
 pub use error::{Error, ErrorKind, Result};
 pub use health::{ReplicaProblem, replica_problem};
+pub use insight::Window;
 pub use lifecycle::StopReport;
 pub use meta::{default_path as meta_path, local_txid};
 pub use options::{DbOptions, ReplicaOptions, StoreOptions};
 pub use sqlite::{IntegrityCheck, integrity_check, sqlite_version};
 pub use status::{DatabaseState, DatabaseStatus, LastError};
 pub use store::{CloseReport, Registration, Store};
+pub use traffic::QueueUse;

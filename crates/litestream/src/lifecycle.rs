@@ -136,8 +136,9 @@ impl Database {
             return false;
         }
         let run = Run { cancel: parent.child_token(), tasks: TaskTracker::new() };
-        run.tasks.spawn(monitor::capture(self.clone(), shared.clone(), run.cancel.clone()));
-        run.tasks.spawn(monitor::upload(self.clone(), shared.clone(), run.cancel.clone()));
+        let alarm = &shared.alarm;
+        run.tasks.spawn(alarm.watch(monitor::capture(self.clone(), shared.clone(), run.cancel.clone())));
+        run.tasks.spawn(alarm.watch(monitor::upload(self.clone(), shared.clone(), run.cancel.clone())));
         *phase = Phase::Running(run);
         true
     }

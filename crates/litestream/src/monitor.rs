@@ -13,7 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::alarm::Alarm;
 use crate::capture::Publish;
+use crate::counters::Side;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
 use crate::watch::Watcher;
@@ -23,6 +25,8 @@ pub(crate) struct Shared {
     /// Tells the maintenance task which replicas have changed.
     pub(crate) touched: UnboundedSender<Arc<Database>>,
     pub(crate) watcher: Watcher,
+    /// Watches the tasks of all databases.
+    pub(crate) alarm: Alarm,
     /// Passes that may run at once; tasks wait in order.
     pub(crate) passes: Semaphore,
     /// Upload rounds that may run at once; tasks wait in order.
@@ -31,7 +35,7 @@ pub(crate) struct Shared {
 
 /// Captures until cancelled.
 pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut failures = Failures::new("sync error", "sync recovered", db.replica.sync_interval);
+    let mut failures = Failures::new(Side::Capture, db.replica.sync_interval);
     let mut next_file = Instant::now();
     while !cancel.is_cancelled() {
         let publish = Instant::now() >= next_file;
@@ -133,7 +137,7 @@ async fn wait_for_change(db: &Database, shared: &Shared) {
 /// Uploads until cancelled.
 pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
     let mut captured = db.captured();
-    let mut failures = Failures::new("monitor error", "replica sync recovered", db.replica.sync_interval);
+    let mut failures = Failures::new(Side::Upload, db.replica.sync_interval);
     loop {
         // Nothing is sent before the first pass: it opens the database.
         if !captured.borrow_and_update().ready {
@@ -182,8 +186,7 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
 
 /// Backoff and log limit for something that is tried again and again.
 struct Failures {
-    failed: &'static str,
-    recovered: &'static str,
+    side: Side,
     base: Duration,
     count: u32,
     brief: u32,
@@ -191,8 +194,8 @@ struct Failures {
 }
 
 impl Failures {
-    fn new(failed: &'static str, recovered: &'static str, base: Duration) -> Self {
-        Self { failed, recovered, base: base.max(MIN_PAUSE), count: 0, brief: 0, logged: None }
+    fn new(side: Side, base: Duration) -> Self {
+        Self { side, base: base.max(MIN_PAUSE), count: 0, brief: 0, logged: None }
     }
 
     /// Counts a failure that is expected to pass at once; false when there were
@@ -206,6 +209,7 @@ impl Failures {
     fn failed(&mut self, db: &Database, err: &Error) -> Duration {
         let backoff = self.base.saturating_mul(1 << self.count.min(16)).min(MAX_BACKOFF);
         self.count += 1;
+        db.counters.backs_off(self.side, backoff);
         let now = Instant::now();
         if self.logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
             self.logged = Some(now);
@@ -214,15 +218,24 @@ impl Failures {
                 error = %err,
                 consecutive_errors = self.count,
                 backoff = ?backoff,
-                "{}", self.failed
+                "{}", self.words().0
             );
         }
         backoff
     }
 
+    /// Upstream's messages for a failure and for the end of failures.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self.side {
+            Side::Capture => ("sync error", "sync recovered"),
+            Side::Upload => ("monitor error", "replica sync recovered"),
+        }
+    }
+
     fn recovered(&mut self, db: &Database) {
         if self.count > 0 {
-            tracing::info!(db = %db.path().display(), previous_errors = self.count, "{}", self.recovered);
+            db.counters.backs_off(self.side, Duration::ZERO);
+            tracing::info!(db = %db.path().display(), previous_errors = self.count, "{}", self.words().1);
         }
         self.count = 0;
         self.brief = 0;

@@ -69,6 +69,11 @@ impl Prefix {
         self.state().mirror.clone()
     }
 
+    /// As [`known`](Self::known), without a copy. `f` must be quick.
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Inventory) -> T) -> Option<T> {
+        self.state().mirror.as_ref().map(f)
+    }
+
     /// When the store was last listed.
     pub(crate) fn listed_at(&self) -> Option<Timestamp> {
         self.state().listed_at

@@ -97,6 +97,8 @@ pub struct DatabaseStatus {
     pub compaction_verify_errors: u64,
     /// When a snapshot was last stored by the schedule.
     pub snapshot_at: Option<Timestamp>,
+    /// When the replica was last listed and found to be whole.
+    pub verified_at: Option<Timestamp>,
     /// Captured and not uploaded, oldest first.
     pub(crate) unsent: Unsent,
 }
@@ -199,6 +201,7 @@ impl DatabaseStatus {
             compaction_errors: kept.compaction_errors,
             compaction_verify_errors: kept.compaction_verify_errors,
             snapshot_at: kept.snapshot_at,
+            verified_at: kept.verified_at,
             ..Self::default()
         };
     }

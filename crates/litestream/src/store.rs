@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litestream_replica::clock::Clock;
+use litestream_replica::metered::Operations;
 use litestream_replica::{Level, ReplicaClient};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -13,12 +14,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alarm::Alarm;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::{Patience, StopReport};
 use crate::maintenance;
 use crate::monitor::Shared;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
+use crate::traffic::{QueueUse, Traffic};
 use crate::watch::Watcher;
 
 /// The databases of one process.
@@ -26,6 +29,7 @@ pub struct Store {
     options: StoreOptions,
     clock: Arc<dyn Clock>,
     registry: Arc<Mutex<Registry>>,
+    traffic: Traffic,
     shared: Arc<Shared>,
     /// The maintenance task's end of the channel in `shared`, until it starts.
     touched: Mutex<Option<UnboundedReceiver<Arc<Database>>>>,
@@ -52,9 +56,11 @@ impl Store {
             options,
             clock,
             registry: Arc::default(),
+            traffic: Traffic::default(),
             touched: Mutex::new(Some(touched)),
             shared: Arc::new(Shared {
                 touched: sender,
+                alarm: Alarm::default(),
                 watcher: Watcher::new(),
                 passes: Semaphore::new(MAX_PASSES),
                 uploads: Semaphore::new(MAX_UPLOADS),
@@ -86,6 +92,7 @@ impl Store {
     }
 
     fn database(&self, options: DbOptions, client: Arc<dyn ReplicaClient>, replica: ReplicaOptions) -> Database {
+        let client = self.traffic.meter(client);
         Database::new(options, replica, self.options.clone(), client, self.clock.clone())
     }
 
@@ -94,13 +101,35 @@ impl Store {
         self.registry().databases.values().cloned().collect()
     }
 
+    /// Requests to replicas since the start, by type of replica.
+    pub fn operations(&self) -> Vec<(&'static str, Arc<Operations>)> {
+        self.traffic.operations()
+    }
+
+    /// Background tasks that ended by a panic. Whatever they did is not done any
+    /// more until the process starts anew.
+    pub fn crashed_tasks(&self) -> usize {
+        self.shared.alarm.crashed()
+    }
+
+    /// How many passes and uploads run at this moment.
+    pub fn queues(&self) -> [QueueUse; 2] {
+        let of = |name, limit, permits: &Semaphore| QueueUse {
+            name,
+            limit,
+            running: limit.saturating_sub(permits.available_permits()),
+        };
+        [of("capture", MAX_PASSES, &self.shared.passes), of("upload", MAX_UPLOADS, &self.shared.uploads)]
+    }
+
     /// Starts replicating, compacting and expiring in the background. A database
     /// with a `monitor-interval` of zero is left alone, as upstream does.
     pub fn start(&self) {
         let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(touched) = touched {
             self.log_schedule();
-            self.tasks.spawn(maintenance::run(touched, self.clock.clone(), self.cancel.clone()));
+            let maintenance = maintenance::run(touched, self.clock.clone(), self.cancel.clone());
+            self.tasks.spawn(self.shared.alarm.watch(maintenance));
         }
         self.registry().is_started = true;
         for db in self.databases() {

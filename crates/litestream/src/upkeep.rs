@@ -20,6 +20,7 @@ use crate::agenda::{Agenda, Lane, Situation, Task, is_only_anchor};
 use crate::capture::ImageKind;
 use crate::compaction::{Choice, choose, snapshot_due};
 use crate::compactor::{Fault, Job, Problem, Source, compact};
+use crate::counters::L0Expiry;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::healing;
@@ -279,6 +280,13 @@ impl Database {
         self.delete(&deletions).await?;
         let max_l1 =
             Level::new(1).and_then(|level| inventory.level(level).last()).map_or(Txid::NONE, |file| file.id.max);
+        let l0 = inventory.level(Level::L0);
+        let (eligible, merged) = (deletions.len(), l0.iter().filter(|file| file.id.max <= max_l1).count());
+        self.counters.looked_for_expired_l0(L0Expiry {
+            eligible: eligible as u64,
+            not_compacted: (l0.len() - merged) as u64,
+            too_recent: merged.saturating_sub(eligible) as u64,
+        });
         let local = self.prune(&inventory, !self.store.levels.is_empty()).await?;
         let deleted_count = deletions.len().max(local);
         if deleted_count > 0 {
@@ -406,6 +414,7 @@ impl Database {
         let newest = uploaded.max(inventory.newest_txid());
         let files = with(&self.capture, |capture| capture.l0_txids()).await?;
         if !healing::is_needed(&inventory, &self.health.damaged(), &files, newest) {
+            self.update_status(|status, now| status.verified_at = Some(now));
             return Ok(inventory);
         }
         let what = match inventory.files() {

@@ -79,10 +79,11 @@ pub(super) fn error(
     let what = call.describe();
     let detail = detail(status, &code, headers, body);
     let skew = clock_skew(headers, SystemClock.now()).filter(|_| matches!(status.as_u16(), 401 | 403));
-    match advice(status, &code, container, origin, who, call.operation.permission, skew) {
+    let error = match advice(status, &code, container, origin, who, call.operation.permission, skew) {
         Some(advice) => Error::new(kind, format!("{what}: {advice}: {detail}")),
         None => Error::new(kind, format!("{what}: {detail}")),
-    }
+    };
+    error.with_code(&code)
 }
 
 /// `BlobNotFound: The specified blob does not exist. (404, request 1234)`

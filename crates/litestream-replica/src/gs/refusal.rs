@@ -75,10 +75,11 @@ pub(super) fn error(call: &Call<'_>, status: StatusCode, body: &[u8], bucket: &s
     let message = if message.is_empty() { String::new() } else { format!(": {message}") };
     let detail = format!("{name}{message} ({})", status.as_u16());
     let what = call.describe();
-    match advice {
+    let error = match advice {
         Some(advice) => Error::new(kind, format!("{what}: {advice}: {detail}")),
         None => Error::new(kind, format!("{what}: {detail}")),
-    }
+    };
+    error.with_code(reason)
 }
 
 #[cfg(test)]

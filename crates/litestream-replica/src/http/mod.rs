@@ -18,6 +18,7 @@ mod body;
 mod dial;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;
+mod fetch;
 #[cfg(any(feature = "abs", feature = "gs"))]
 pub(crate) mod identity;
 pub(crate) mod range;

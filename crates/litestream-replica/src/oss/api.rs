@@ -140,6 +140,6 @@ impl Api {
         let message = if message.is_empty() || secretive { String::new() } else { format!(": {}", message.trim()) };
         let request_id = if request_id.is_empty() { id_within } else { request_id };
         let request = if request_id.is_empty() { String::new() } else { format!(", request {request_id}") };
-        Error::new(kind, format!("{}{advice}: {code}{message} ({number}{request})", call.describe()))
+        Error::new(kind, format!("{}{advice}: {code}{message} ({number}{request})", call.describe())).with_code(code)
     }
 }

@@ -89,9 +89,9 @@ pub(super) fn refusal(what: &str, permission: &str, refusal: &Refusal, bucket: &
             format!("access denied; the credentials need {permission} on bucket \"{bucket}\"")
         }
         "" if refusal.status.is_redirection() => format!("{origin} sends us elsewhere; correct the replica's endpoint"),
-        _ => return Error::new(kind, format!("{what}: {detail}")),
+        _ => return Error::new(kind, format!("{what}: {detail}")).with_code(&refusal.code),
     };
-    Error::new(kind, format!("{what}: {advice}: {detail}"))
+    Error::new(kind, format!("{what}: {advice}: {detail}")).with_code(&refusal.code)
 }
 
 /// Codes that mean "later", whatever their status.

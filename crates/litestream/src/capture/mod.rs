@@ -27,6 +27,7 @@ pub(crate) use image::{Frozen, ImageKind};
 use live::Live;
 
 use crate::continuity::Gap;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::meta::MetaDir;
 use crate::options::DbOptions;
@@ -56,6 +57,7 @@ pub(crate) struct Capture {
     turn: DiskTurn,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
+    counters: Arc<Counters>,
 }
 
 /// The local state directory and what stands in it.
@@ -123,7 +125,7 @@ pub(crate) struct PassReport {
 
 impl Capture {
     /// Prepares capture of one database. Touches neither it nor the disk.
-    pub(crate) fn new(options: DbOptions, clock: Arc<dyn Clock>, now: Instant) -> Self {
+    pub(crate) fn new(options: DbOptions, clock: Arc<dyn Clock>, counters: Arc<Counters>, now: Instant) -> Self {
         Self {
             options,
             clock,
@@ -145,6 +147,7 @@ impl Capture {
             held: None,
             turn: DiskTurn::new(),
             broken: None,
+            counters,
         }
     }
 

@@ -31,6 +31,11 @@ impl Capture {
         waits || live.check().is_err()
     }
 
+    /// True when the database is open, and the file at its path is the one that is open.
+    pub(crate) fn is_on_its_file(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.check().is_ok())
+    }
+
     /// WAL bytes beyond the position.
     pub(crate) fn backlog(&self) -> u64 {
         let (Some(live), Ok(position)) = (&self.live, self.captured()) else { return 0 };
@@ -237,9 +242,10 @@ impl Capture {
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
         let live = self.live()?;
-        let Some(outcome) = live.pin(side).checkpoint_passive(self.checkpoints.patience)? else {
-            return Ok(Event::Busy);
-        };
+        let began = Instant::now();
+        let result = live.pin(side).checkpoint_passive(self.checkpoints.patience);
+        self.counters.checkpointed(began.elapsed(), result.is_err());
+        let Some(outcome) = result? else { return Ok(Event::Busy) };
         tracing::debug!(
             db = %self.options.path.display(),
             mode = "PASSIVE",

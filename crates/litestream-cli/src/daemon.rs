@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, DbConfig, Surroundings, defaults};
 use crate::exec::{ChildEnd, ExecChild};
 use crate::failure::{Failure, fail};
+use crate::onlookers::Onlookers;
 use crate::signals::{Signal, Signals};
 use crate::units::GoDuration;
 
@@ -68,6 +69,7 @@ impl Daemon<'_> {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         // Before anything else: a signal during start-up must be heard.
         let mut signals = Signals::listen()?;
+        let mut onlookers = Onlookers::prepare(&self.config, self.surroundings)?;
         if self.config.dbs.is_empty() {
             tracing::error!("no databases specified in configuration");
         }
@@ -82,6 +84,7 @@ impl Daemon<'_> {
         for (db, client) in &databases {
             self.add(&store, db, client)?;
         }
+        onlookers.begin(&store, &self.config, self.surroundings, self.once.is_some());
 
         let end = match self.once {
             Some(once) => tokio::select! {
@@ -97,6 +100,7 @@ impl Daemon<'_> {
             tracing::info!("one-shot replication complete");
             tracing::info!("replication complete, litestream shutting down");
         }
+        onlookers.stopping(self.config.shutdown_sync_timeout.to_duration());
         let report = close(&store, &mut signals).await;
         tracing::info!("litestream shut down");
         exit(end, &report)
@@ -310,9 +314,12 @@ fn exit(end: End, report: &CloseReport) -> anyhow::Result<ExitCode> {
     }
     match end {
         End::Once(result) => result?,
-        End::Child { end, signalled: false } if !end.success() => return fail(end.to_string()),
+        End::Child { end, signalled: false } if !end.success() => {
+            return Err(Failure::new(end.to_string()).code(end.exit_code()).into());
+        }
         End::Child { end, signalled: true } if !end.success() && !end.by_signal() => {
-            return fail(format!("cannot wait for exec process: {end}"));
+            let message = format!("cannot wait for exec process: {end}");
+            return Err(Failure::new(message).code(end.exit_code()).into());
         }
         End::NoChild(failure) => return Err(failure.into()),
         End::Signal | End::Child { .. } => {}

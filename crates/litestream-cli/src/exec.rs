@@ -69,6 +69,13 @@ impl ChildEnd {
         self.0.success()
     }
 
+    /// The exit code that stands for it: its own, or what a shell reports for the
+    /// signal that ended it.
+    pub(crate) fn exit_code(self) -> u8 {
+        let code = self.0.code().or_else(|| self.0.signal().map(|signal| 128 + signal));
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+    }
+
     /// True when a signal ended it.
     pub(crate) fn by_signal(self) -> bool {
         self.0.signal().is_some()

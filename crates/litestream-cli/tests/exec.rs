@@ -97,7 +97,7 @@ sys.exit(int(sys.argv[2]))
             daemon.signal(Signal::TERM).unwrap();
         }
         let status = daemon.wait(LIMIT).unwrap();
-        assert_eq!(status.success(), code == 0, "{exec}: {status}: {}", daemon.log());
+        assert_eq!(status.code(), Some(code), "{exec}: {}", daemon.log());
         let rows: u32 = application.query_row("SELECT count(*) FROM event", [], |row| row.get(0)).unwrap();
         assert_eq!(rows, if waits { 110 } else { 60 });
         site.assert_restores(&exec);

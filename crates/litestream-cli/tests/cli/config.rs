@@ -159,14 +159,12 @@ fn watching_a_directory_is_refused_clearly() {
 #[test]
 fn settings_without_effect_are_announced_once() {
     let sandbox = Sandbox::new();
-    let config = sandbox.write(
-        "c.yml",
-        "addr: ':9090'\nsnapshot: {interval: 1h}\nsocket: {enabled: true}\nheartbeat-url: http://x\ndbs: []\n",
-    );
+    let config =
+        sandbox.write("c.yml", "mcp-addr: ':9090'\nsnapshot: {interval: 1h}\nsocket: {enabled: true}\ndbs: []\n");
     let outcome = sandbox.run(&["replicate", "-once", "-config", &config]);
     let lines: Vec<&str> = outcome.stdout.lines().filter(|line| line.contains("not in effect")).collect();
     assert_eq!(lines.len(), 1, "{outcome:?}");
-    assert!(lines[0].ends_with(" keys=addr,socket,heartbeat-url"), "{outcome:?}");
+    assert!(lines[0].ends_with(" keys=mcp-addr,socket"), "{outcome:?}");
     assert_eq!(outcome.code, 0);
 }
 

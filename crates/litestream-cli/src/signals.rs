@@ -14,6 +14,10 @@ pub(crate) enum Signal {
     Interrupt,
     /// SIGTERM, what service managers send.
     Terminate,
+    /// SIGHUP, the terminal is gone.
+    Hangup,
+    /// SIGQUIT, a Ctrl+\.
+    Quit,
 }
 
 impl Signal {
@@ -22,6 +26,8 @@ impl Signal {
         match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,
+            Self::Hangup => 129,
+            Self::Quit => 131,
         }
     }
 
@@ -30,6 +36,8 @@ impl Signal {
         match self {
             Self::Interrupt => rustix::process::Signal::INT,
             Self::Terminate => rustix::process::Signal::TERM,
+            Self::Hangup => rustix::process::Signal::HUP,
+            Self::Quit => rustix::process::Signal::QUIT,
         }
     }
 }
@@ -40,14 +48,20 @@ impl fmt::Display for Signal {
         f.write_str(match self {
             Self::Interrupt => "interrupt",
             Self::Terminate => "terminated",
+            Self::Hangup => "hangup",
+            Self::Quit => "quit",
         })
     }
 }
 
-/// Both signals as a stream. While it exists, neither ends the process.
+/// All of them as a stream. While it exists, none ends the process.
+///
+/// SIGHUP that was ignored when the program started (`nohup`) stays ignored.
 pub(crate) struct Signals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
+    quit: unix::Signal,
+    hangup: Option<unix::Signal>,
 }
 
 impl Signals {
@@ -56,18 +70,52 @@ impl Signals {
     /// # Errors
     /// The system refuses to install a handler.
     pub(crate) fn listen() -> io::Result<Self> {
+        let hangup = if is_hangup_ignored() { None } else { Some(unix::signal(SignalKind::hangup())?) };
         Ok(Self {
             interrupt: unix::signal(SignalKind::interrupt())?,
             terminate: unix::signal(SignalKind::terminate())?,
+            quit: unix::signal(SignalKind::quit())?,
+            hangup,
         })
     }
 
     /// The next signal. Cancel-safe: a signal is never lost.
     pub(crate) async fn next(&mut self) -> Signal {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             Some(()) = self.interrupt.recv() => Signal::Interrupt,
             Some(()) = self.terminate.recv() => Signal::Terminate,
+            Some(()) = self.quit.recv() => Signal::Quit,
+            Some(()) = hangup => Signal::Hangup,
             else => std::future::pending().await,
         }
+    }
+}
+
+/// Whether SIGHUP is ignored at this moment. Installing a handler would undo that.
+fn is_hangup_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// Reads the mask of ignored signals in the form of `/proc/<pid>/status`.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_is_the_lowest_bit() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        assert!(!ignores_hangup("Name:\tx\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
     }
 }

@@ -326,3 +326,70 @@ fn snapshot_settings_of_a_database_are_in_effect_and_judged() {
     running.signal("-TERM");
     assert!(running.finish().stdout.contains(" retention=1h0m0s interval=2h0m0s"));
 }
+
+/// The original died of these two with what was committed last unsent.
+#[test]
+fn a_hangup_and_a_quit_end_with_a_final_sync() {
+    for (name, word) in [("-HUP", "hangup"), ("-QUIT", "quit")] {
+        let sandbox = Sandbox::new();
+        let db = sandbox.database("a.db", 10);
+        let url = format!("file://{}", sandbox.text("r"));
+        let mut running = Running::start(&sandbox, &["a.db", &url]);
+        running.wait_for("image of the database stored");
+        let application = litestream_testkit::scenario::quiet_connection(&db).unwrap();
+        application.execute("INSERT INTO t VALUES (11)", []).unwrap();
+        running.signal(name);
+        let outcome = running.finish();
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{outcome:?}");
+        assert!(outcome.stdout.contains(&format!("shutting down\" signal={word}\n")), "{outcome:?}");
+        assert_eq!(restored_rows(&sandbox, &url), 11);
+    }
+}
+
+/// `nohup` asks for hangups to be ignored, and that must not be undone.
+#[test]
+fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    let url = format!("file://{}", sandbox.text("r"));
+    let program = env!("CARGO_BIN_EXE_litestream");
+    let script = format!("trap '' HUP; exec {program} replicate a.db {url}");
+    let shell = std::path::Path::new("/bin/sh");
+    let mut command = sandbox.command_of(shell, &["-c", &script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running { child, log, seen: String::new() };
+    running.wait_for("image of the database stored");
+    running.signal("-HUP");
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(!outcome.stdout.contains("hangup") && outcome.stdout.contains("signal=terminated"), "{outcome:?}");
+}
+
+/// L16, row 20: an upload that is cut off by the stop is no error, and retries of the
+/// final sync do not fill the log.
+#[test]
+fn a_stop_in_the_midst_of_failing_uploads_is_quiet() {
+    let sandbox = Sandbox::new();
+    sandbox.database("a.db", 10);
+    sandbox.database("b.db", 10);
+    sandbox.write("file", "no directory");
+    let config = sandbox.write(
+        "c.yml",
+        "shutdown-sync-timeout: 1s\nshutdown-sync-interval: 10ms\ndbs: [{path: a.db, replica: {path: file/a}}, {path: b.db, replica: {path: file/b}}]",
+    );
+    let mut running = Running::start(&sandbox, &["-config", &config]);
+    running.wait_for("monitor error");
+    running.wait_for("monitor error");
+    let before = std::time::Instant::now();
+    running.signal("-TERM");
+    let outcome = running.finish();
+    assert!(before.elapsed() < std::time::Duration::from_secs(10), "both at the same time: {:?}", before.elapsed());
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    let (_, after) = outcome.stdout.split_once("signal received").unwrap();
+    assert!(after.matches("shutdown sync failed, retrying").count() <= 2, "{after}");
+    let errors: Vec<&str> = after.lines().filter(|line| line.contains("level=ERROR")).collect();
+    assert_eq!(errors.len(), 2, "{after}");
+    assert!(errors.iter().all(|line| line.contains("changes that are not replicated")), "{after}");
+}

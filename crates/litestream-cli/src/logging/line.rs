@@ -160,7 +160,7 @@ impl Line {
             {
                 inner.push(member(key, &value.to_json()));
             }
-            members.push(format!("{}:{{{}}}", Json::String(group.to_owned()), inner.join(",")));
+            members.push(format!("{}:{{{}}}", json_text(group), inner.join(",")));
         }
         format!("{{{}}}", members.join(","))
     }
@@ -194,7 +194,32 @@ impl Line {
 }
 
 fn member(name: &str, value: &Json) -> String {
-    format!("{}:{value}", Json::String(name.to_owned()))
+    match value {
+        Json::String(text) => format!("{}:{}", json_text(name), json_text(text)),
+        value => format!("{}:{value}", json_text(name)),
+    }
+}
+
+/// A string as Go's JSON handler writes it: two controls and two line separators
+/// are escaped where other writers do otherwise.
+fn json_text(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\n' => json.push_str("\\n"),
+            '\r' => json.push_str("\\r"),
+            '\t' => json.push_str("\\t"),
+            '\0'..='\u{1f}' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(c));
+            }
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+    json
 }
 
 /// As Go's text handler: quoted when empty or when a reader that splits at
@@ -202,7 +227,8 @@ fn member(name: &str, value: &Json) -> String {
 fn quoted_if_needed(text: &str) -> String {
     let plain = |c: char| match c {
         ' ' | '=' | '"' | char::REPLACEMENT_CHARACTER => false,
-        c if c.is_ascii() => c.is_ascii_graphic(),
+        // Delete counts as plain there.
+        c if c.is_ascii() => c >= ' ',
         c => is_printable(c),
     };
     if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { quote(text) }
@@ -238,12 +264,17 @@ fn quote(text: &str) -> String {
     quoted
 }
 
-/// Close to Go's `unicode.IsPrint`: no controls, no blanks besides the plain
-/// space, no invisible format characters.
+/// Go's `unicode.IsPrint` but for characters that Unicode has not assigned: no
+/// controls, no blanks besides the plain space, no invisible format characters,
+/// nothing for private use.
 fn is_printable(c: char) -> bool {
     !c.is_control()
         && !c.is_whitespace()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}' | '\u{ad}')
+        && !matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{8e2}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+            | '\u{e0020}'..='\u{e007f}' | '\u{e000}'..='\u{f8ff}' | '\u{f0000}'..='\u{10ffff}')
 }
 
 fn single_line(text: &str) -> String {

@@ -214,7 +214,9 @@ impl Failures {
         if self.logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
             self.logged = Some(now);
             tracing::error!(
-                db = %db.path().display(),
+                system = "store",
+                db = db.name(),
+                path = %db.path().display(),
                 error = %err,
                 consecutive_errors = self.count,
                 backoff = ?backoff,
@@ -235,7 +237,8 @@ impl Failures {
     fn recovered(&mut self, db: &Database) {
         if self.count > 0 {
             db.counters.backs_off(self.side, Duration::ZERO);
-            tracing::info!(db = %db.path().display(), previous_errors = self.count, "{}", self.words().1);
+            let (path, previous_errors) = (db.path().display(), self.count);
+            tracing::info!(system = "store", db = db.name(), %path, previous_errors, "{}", self.words().1);
         }
         self.count = 0;
         self.brief = 0;

@@ -180,10 +180,10 @@ impl Store {
     /// As [`Database::sync`] and [`Database::snapshot`].
     pub async fn once(&self, force_snapshot: bool) -> Result<()> {
         for db in self.databases() {
-            tracing::info!(db = %db.path().display(), "syncing database");
+            tracing::info!(path = %db.path().display(), "syncing database");
             db.sync().await?;
             if force_snapshot {
-                tracing::info!(db = %db.path().display(), "taking snapshot");
+                tracing::info!(path = %db.path().display(), "taking snapshot");
                 db.snapshot().await?;
             }
             if let Some(inventory) = db.prefix.known() {
@@ -199,7 +199,7 @@ impl Store {
     /// The first replica that fails; what was deleted before stays deleted.
     pub async fn enforce_retention(&self) -> Result<()> {
         for db in self.databases() {
-            tracing::info!(db = %db.path().display(), "enforcing retention");
+            tracing::info!(path = %db.path().display(), "enforcing retention");
             db.enforce_retention().await?;
         }
         Ok(())

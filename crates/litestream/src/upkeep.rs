@@ -477,7 +477,7 @@ impl Database {
     }
 
     /// The file name, as upstream's store names databases in its log lines.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }

@@ -167,16 +167,16 @@ impl Line {
 
     fn pretty(&self, color: bool) -> String {
         let (name, paint) = match self.level {
-            Level::TRACE => ("TRACE", "2"),
-            Level::DEBUG => ("DBG", "2"),
-            Level::INFO => ("INF", "92"),
-            Level::WARN => ("WRN", "93"),
-            Level::ERROR => ("ERR", "91"),
+            Level::TRACE => ("TRACE", None),
+            Level::DEBUG => ("DBG", None),
+            Level::INFO => ("INF", Some("92")),
+            Level::WARN => ("WRN", Some("93")),
+            Level::ERROR => ("ERR", Some("91")),
         };
         let painted =
             |code: &str, text: &str| if color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() };
-        let mut line =
-            format!("{} {}", painted("2", &self.time.strftime("%H:%M:%S").to_string()), painted(paint, name));
+        let level = paint.map_or_else(|| name.to_owned(), |paint| painted(paint, name));
+        let mut line = format!("{} {}", painted("2", &self.time.strftime("%H:%M:%S").to_string()), level);
         if let Some(source) = &self.source {
             let _ = write!(line, " {}", painted("2", &format!("{}:{}", source.file, source.line)));
         }

@@ -155,3 +155,7 @@ const JSON: &str = "application/json";
 /// Lag on top of `sync-interval` that is nothing to worry about.
 const GRACE: Duration = Duration::from_secs(30);
 const LONG_PASS: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+mod tests;

@@ -19,6 +19,13 @@ impl Pulse {
         Arc::new(Self { started: Instant::now(), last_ms: AtomicU64::new(0) })
     }
 
+    /// One whose last beat is too long ago.
+    #[cfg(test)]
+    pub(super) fn stopped() -> Arc<Self> {
+        let started = Instant::now().checked_sub(2 * LIMIT).unwrap();
+        Arc::new(Self { started, last_ms: AtomicU64::new(0) })
+    }
+
     /// Beats until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {

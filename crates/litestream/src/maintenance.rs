@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agenda::Lane;
 use crate::db::Database;
+use crate::traffic::LanesInUse;
 
 /// Runs until cancelled. Whatever runs then is dropped, which leaves nothing
 /// half visible anywhere.
@@ -30,6 +31,7 @@ use crate::db::Database;
 pub(crate) async fn run(
     mut touched: UnboundedReceiver<Arc<Database>>,
     clock: Arc<dyn Clock>,
+    in_use: Arc<LanesInUse>,
     cancel: CancellationToken,
 ) {
     let mut queue = Queue::default();
@@ -37,7 +39,11 @@ pub(crate) async fn run(
     loop {
         while let Some((db, lane)) = queue.take_due(clock.now()) {
             let id = db.id();
-            let job = jobs.spawn(async move { db.upkeep(lane).await });
+            let place = in_use.take(lane);
+            let job = jobs.spawn(async move {
+                db.upkeep(lane).await;
+                drop(place);
+            });
             queue.running.insert(job.id(), (id, lane));
         }
         let pause = queue.next().map(|next| until(next, clock.now()));

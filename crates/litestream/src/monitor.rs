@@ -18,6 +18,7 @@ use crate::capture::Publish;
 use crate::counters::Side;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
+use crate::traffic::LanesInUse;
 use crate::watch::Watcher;
 
 /// What all databases of a process share.
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     /// Tells the maintenance task which replicas have changed.
     pub(crate) touched: UnboundedSender<Arc<Database>>,
     pub(crate) watcher: Watcher,
+    /// Maintenance jobs that run.
+    pub(crate) lanes: Arc<LanesInUse>,
     /// Watches the tasks of all databases.
     pub(crate) alarm: Alarm,
     /// Passes that may run at once; tasks wait in order.

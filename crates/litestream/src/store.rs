@@ -60,6 +60,7 @@ impl Store {
             touched: Mutex::new(Some(touched)),
             shared: Arc::new(Shared {
                 touched: sender,
+                lanes: Arc::default(),
                 alarm: Alarm::default(),
                 watcher: Watcher::new(),
                 passes: Semaphore::new(MAX_PASSES),
@@ -112,14 +113,17 @@ impl Store {
         self.shared.alarm.crashed()
     }
 
-    /// How many passes and uploads run at this moment.
-    pub fn queues(&self) -> [QueueUse; 2] {
+    /// How much runs at this moment of what waits for a place: passes, uploads, work
+    /// on levels, snapshots.
+    pub fn queues(&self) -> [QueueUse; 4] {
         let of = |name, limit, permits: &Semaphore| QueueUse {
             name,
             limit,
             running: limit.saturating_sub(permits.available_permits()),
         };
-        [of("capture", MAX_PASSES, &self.shared.passes), of("upload", MAX_UPLOADS, &self.shared.uploads)]
+        let [levels, snapshots] = self.shared.lanes.queues();
+        let (passes, uploads) = (&self.shared.passes, &self.shared.uploads);
+        [of("capture", MAX_PASSES, passes), of("upload", MAX_UPLOADS, uploads), levels, snapshots]
     }
 
     /// Starts replicating, compacting and expiring in the background. A database
@@ -128,7 +132,8 @@ impl Store {
         let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(touched) = touched {
             self.log_schedule();
-            let maintenance = maintenance::run(touched, self.clock.clone(), self.cancel.clone());
+            let maintenance =
+                maintenance::run(touched, self.clock.clone(), self.shared.lanes.clone(), self.cancel.clone());
             self.tasks.spawn(self.shared.alarm.watch(maintenance));
         }
         self.registry().is_started = true;

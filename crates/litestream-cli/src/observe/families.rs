@@ -304,10 +304,10 @@ fn add_process(page: &mut Page, observer: &Observer, database_count: usize) {
     let help = "Background tasks that ended by a panic; restart when this is not 0";
     single("litestream_crashed_tasks_total", Kind::Counter, help, observer.store.crashed_tasks() as f64);
     let queues = observer.store.queues();
-    page.family("litestream_queue_running", Kind::Gauge, "Captures and uploads that run now", |family| {
+    page.family("litestream_queue_running", Kind::Gauge, "Work of all databases that runs now", |family| {
         queues.iter().for_each(|queue| family.sample(&[("queue", queue.name)], queue.running as f64));
     });
-    page.family("litestream_queue_limit", Kind::Gauge, "Captures and uploads that may run at once", |family| {
+    page.family("litestream_queue_limit", Kind::Gauge, "Work of all databases that may run at once", |family| {
         queues.iter().for_each(|queue| family.sample(&[("queue", queue.name)], queue.limit as f64));
     });
     page.family("litestream_build_info", Kind::Gauge, "Version and commit of the program", |family| {

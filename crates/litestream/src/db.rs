@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use litestream_replica::ReplicaClient;
 use litestream_replica::clock::Clock;
+use litestream_replica::points::RestorePoint;
 use ltx::Txid;
 use tokio::sync::{Notify, watch};
 
@@ -282,6 +283,18 @@ impl Database {
             Some(txid) => Ok(Some(txid)),
             None => crate::meta::local_txid(&self.meta_path()),
         }
+    }
+
+    /// True while a capture or an upload is under way. Tells the moment, no more.
+    pub fn is_busy(&self) -> bool {
+        self.uploader.try_lock().is_err() || matches!(self.capture.try_lock(), Err(std::sync::TryLockError::WouldBlock))
+    }
+
+    /// The oldest and the newest state that a restore could give, from what is
+    /// known of the replica without asking it. `None` while that is nothing.
+    pub fn recoverable(&self) -> Option<(RestorePoint, RestorePoint)> {
+        let points = self.prefix.known()?.restore_points();
+        Some((*points.first()?, *points.last()?))
     }
 
     /// The directory of local state.

@@ -43,6 +43,44 @@ pub fn local_txid(meta: &Path) -> io::Result<Option<Txid>> {
     Ok(list_l0(meta)?.last().copied())
 }
 
+/// True while a daemon of this implementation works on the database whose local
+/// state is here. Upstream's takes no lock.
+///
+/// # Errors
+/// When that cannot be found out.
+pub fn is_in_use(meta: &Path) -> io::Result<bool> {
+    let lock = match File::options().read(true).open(meta.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(err),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(err)) => Err(err),
+    }
+}
+
+/// Local level-0 files of transactions after `after`: their total size in bytes,
+/// and when the oldest was written. Reads the directory.
+///
+/// # Errors
+/// When the directory exists and cannot be read.
+pub fn unsent_files(meta: &Path, after: Txid) -> io::Result<(u64, Option<jiff::Timestamp>)> {
+    let mut total = 0;
+    let mut oldest = None;
+    for txid in list_l0(meta)?.into_iter().filter(|txid| *txid > after) {
+        let path = meta.join("ltx/0").join(FileName { min: txid, max: txid }.to_string());
+        // One that is gone meanwhile was sent and expired.
+        let Ok(file) = fs::metadata(path) else { continue };
+        total += file.len();
+        if oldest.is_none() {
+            oldest = file.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+        }
+    }
+    Ok((total, oldest))
+}
+
 /// TXIDs of the local level-0 files, ascending.
 fn list_l0(meta: &Path) -> io::Result<Vec<Txid>> {
     let entries = match fs::read_dir(meta.join("ltx/0")) {
@@ -148,18 +186,7 @@ impl MetaDir {
     pub(crate) fn open(root: &Path, db: &Path) -> Result<Self> {
         let ownership = Ownership::of(db).map_err(|e| Error::io("read attributes of database", e))?;
         create_dirs(root, ownership)?;
-        let path = root.join("lock");
-        let is_new = !path.exists();
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
-        if is_new {
-            ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
-        }
-        acquire(&lock, &path, db)?;
+        let lock = lock(root, db, ownership)?;
         let meta = Self { root: root.to_owned(), ownership, _lock: lock };
         create_dirs(&meta.l0_dir(), ownership)?;
         meta.sweep()?;
@@ -261,6 +288,26 @@ impl MetaDir {
         }
         Ok(file)
     }
+}
+
+/// Opens and locks the lock file of a state directory.
+///
+/// # Errors
+/// [`ErrorKind::Setup`] when another process holds it.
+pub(crate) fn lock(root: &Path, db: &Path, ownership: Ownership) -> Result<File> {
+    let path = root.join(LOCK);
+    let is_new = !path.exists();
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+    if is_new {
+        ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
+    }
+    acquire(&lock, &path, db)?;
+    Ok(lock)
 }
 
 /// Locks the directory, or says who must be stopped.
@@ -376,6 +423,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+const LOCK: &str = "lock";
 const LOCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const FLUSH_LEN: usize = 4 << 20;

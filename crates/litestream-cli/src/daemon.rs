@@ -25,6 +25,10 @@ use litestream_replica::{ErrorKind, ReplicaClient};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DbConfig, Surroundings, defaults};
+use crate::control;
+use crate::control::routes::Control;
+use crate::control::server::Server;
+use crate::control::socket::ControlSocket;
 use crate::exec::{ChildEnd, ExecChild};
 use crate::failure::{Failure, fail};
 use crate::onlookers::Onlookers;
@@ -73,6 +77,8 @@ impl Daemon<'_> {
         if self.config.dbs.is_empty() {
             tracing::error!("no databases specified in configuration");
         }
+        // A second daemon must be refused before it touches anything.
+        let socket = control::bind(&self.config.socket).await?;
         let databases = tokio::select! {
             databases = self.start_up() => databases?,
             signal = signals.next() => {
@@ -85,6 +91,7 @@ impl Daemon<'_> {
             self.add(&store, db, client)?;
         }
         onlookers.begin(&store, &self.config, self.surroundings, self.once.is_some());
+        let server = self.serve(socket, &store);
 
         let end = match self.once {
             Some(once) => tokio::select! {
@@ -101,6 +108,9 @@ impl Daemon<'_> {
             tracing::info!("replication complete, litestream shutting down");
         }
         onlookers.stopping(self.config.shutdown_sync_timeout.to_duration());
+        if let Some(server) = server {
+            server.close().await;
+        }
         let report = close(&store, &mut signals).await;
         tracing::info!("litestream shut down");
         exit(end, &report)
@@ -189,6 +199,14 @@ impl Daemon<'_> {
             tracing::warn!(path = %path.display(), "database file not found, waiting for it");
         }
         Ok(())
+    }
+
+    /// Serves the control socket, if there is one.
+    fn serve(&self, socket: Option<ControlSocket>, store: &Arc<Store>) -> Option<Server> {
+        let control = Control::new(store.clone(), self.config.clone(), self.surroundings);
+        Server::start(socket?, control)
+            .inspect_err(|error| tracing::warn!(%error, "failed to start control server"))
+            .ok()
     }
 
     /// Waits for the child or a signal.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 mod arguments;
 mod commands;
 mod config;
+mod control;
 mod daemon;
 mod environment;
 mod exec;
@@ -30,7 +31,7 @@ mod timestamp;
 mod units;
 
 use arguments::{HELP_WORDS, Request};
-use commands::{COMMANDS, Invocation, LATER_COMMANDS, help};
+use commands::{COMMANDS, Invocation, help};
 use environment::Environment;
 use failure::Failure;
 
@@ -85,9 +86,6 @@ fn words() -> anyhow::Result<Vec<String>> {
 }
 
 fn unknown_command(name: &str) -> Failure {
-    if LATER_COMMANDS.contains(&name) {
-        return Failure::new(format!("litestream {name}: not available in this version yet"));
-    }
     let failure = Failure::new(format!("litestream {name}: unknown command"));
     let listed = COMMANDS.iter().filter(|command| !command.hidden).map(|command| command.name);
     match output::nearest(name, listed) {

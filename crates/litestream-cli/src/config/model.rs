@@ -466,7 +466,7 @@ const RETENTION_DISABLED: &str = "retention.enabled: nothing is ever deleted fro
      bucket that deletes by age destroys the backup of a database that is idle for longer";
 
 /// Keys that are read and checked, but that nothing in this version acts upon.
-const INACTIVE_KEYS: [&str; 2] = ["mcp-addr", "socket"];
+const INACTIVE_KEYS: [&str; 1] = ["mcp-addr"];
 
 /// `660` is a decimal number, whose bits are not those of the mode `0660`.
 fn warn_about_decimal_mode(socket: &Section<'_>, problems: &mut Problems) {

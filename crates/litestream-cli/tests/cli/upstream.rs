@@ -146,8 +146,6 @@ databases -config c.yml x
 databases -config=c.yml -config /nope
 databases -json=maybe
 databases -json=T -config c.yml
-status -config c.yml
-status -config c.yml -json
 version
 version x y
 version -x

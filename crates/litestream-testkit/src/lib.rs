@@ -9,6 +9,7 @@
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`azure_server`], [`gcs_server`] – Azurite and fake-gcs-server, likewise
 //! - [`webdav_server`] – real WebDAV servers on loopback with a collection per test
+//! - [`nats_server`] – real NATS servers on loopback with a bucket per test
 //! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
 //! - [`fault_proxy`] – stands before any of them and breaks connections on demand
 //! - [`image`] – the oracle: which bytes a database consists of right now
@@ -32,6 +33,8 @@ mod gate;
 pub mod gcs_server;
 pub mod image;
 mod loopback;
+pub mod nats_server;
+mod nats_trust;
 pub mod node;
 pub mod oss_server;
 pub mod program;

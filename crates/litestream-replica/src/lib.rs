@@ -33,6 +33,8 @@ pub mod layout;
 mod level;
 pub mod metered;
 mod moment;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "oss")]
 pub mod oss;
 #[cfg(feature = "http")]

@@ -20,6 +20,8 @@ use crate::{Error, ErrorKind, ReplicaClient, Result};
 use crate::abs::{AbsClient, AbsOptions, AzureIdentity};
 #[cfg(feature = "gs")]
 use crate::gs::{GoogleIdentity, GsClient, GsOptions};
+#[cfg(feature = "nats")]
+use crate::nats::{NatsClient, NatsOptions};
 #[cfg(feature = "oss")]
 use crate::oss::{OssClient, OssOptions};
 #[cfg(feature = "s3")]
@@ -51,6 +53,9 @@ pub enum ReplicaUrl {
     /// A bucket of Alibaba Cloud.
     #[cfg(feature = "oss")]
     Oss(OssOptions),
+    /// An object-store bucket of a NATS server.
+    #[cfg(feature = "nats")]
+    Nats(NatsOptions),
 }
 
 impl ReplicaUrl {
@@ -77,6 +82,8 @@ impl ReplicaUrl {
             "gs" => Ok(Self::Gs(crate::gs::parse_url(&url)?)),
             #[cfg(feature = "oss")]
             "oss" => Ok(Self::Oss(crate::oss::parse_url(&url)?)),
+            #[cfg(feature = "nats")]
+            "nats" => Ok(Self::Nats(crate::nats::parse_url(&url)?)),
             #[cfg(feature = "webdav")]
             "webdav" | "webdavs" => Ok(Self::WebDav(crate::webdav::parse_url(&url)?)),
             #[cfg(not(feature = "webdav"))]
@@ -99,6 +106,8 @@ impl ReplicaUrl {
             Self::WebDav(_) => "webdav",
             #[cfg(feature = "oss")]
             Self::Oss(_) => "oss",
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "nats",
         }
     }
 
@@ -117,6 +126,10 @@ impl ReplicaUrl {
             Self::WebDav(options) => options.join(relative),
             #[cfg(feature = "oss")]
             Self::Oss(options) => options.join(relative),
+            // A bucket has no directories; who has several databases is refused
+            // before (docs/configuration.md, "nats").
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => {}
         }
         self
     }
@@ -138,6 +151,8 @@ impl ReplicaUrl {
             Self::WebDav(options) => Ok(Arc::new(WebDavClient::new(options, context)?)),
             #[cfg(feature = "oss")]
             Self::Oss(options) => Ok(Arc::new(OssClient::new(options, context)?)),
+            #[cfg(feature = "nats")]
+            Self::Nats(options) => Ok(Arc::new(NatsClient::new(options, context)?)),
         }
     }
 }
@@ -272,7 +287,10 @@ impl SplitUrl {
     }
 
     /// User name and password with their escapes resolved; an empty name is none.
-    #[cfg_attr(not(feature = "webdav"), allow(dead_code, reason = "other types take theirs from settings"))]
+    #[cfg_attr(
+        not(any(feature = "webdav", feature = "nats")),
+        allow(dead_code, reason = "other types take theirs from settings")
+    )]
     pub(crate) fn user_info(&self) -> Result<(Option<String>, Option<String>)> {
         split_user_info(self.user_info.as_deref().unwrap_or_default())
             .map_err(|()| setup(format!("parse \"{}\": invalid URL escape in user or password", self.shown)))

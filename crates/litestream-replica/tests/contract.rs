@@ -26,6 +26,10 @@ mod contract {
     mod gs_faults;
     #[cfg(feature = "s3")]
     mod identity;
+    #[cfg(feature = "nats")]
+    mod nats;
+    #[cfg(feature = "nats")]
+    mod nats_faults;
     #[cfg(feature = "oss")]
     mod oss;
     #[cfg(feature = "s3")]

@@ -22,7 +22,7 @@ mod fetch;
 #[cfg(any(feature = "abs", feature = "gs"))]
 pub(crate) mod identity;
 pub(crate) mod range;
-mod tls;
+pub(crate) mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -276,7 +276,7 @@ fn describe(host: &str, error: &legacy::Error) -> Error {
 
 /// True when `error` is such a TLS error, in however many I/O errors it is
 /// wrapped: those hide what they wrap from `source`.
-fn is_tls_error(error: &(dyn std::error::Error + 'static), wanted: &dyn Fn(&rustls::Error) -> bool) -> bool {
+pub(crate) fn is_tls_error(error: &(dyn std::error::Error + 'static), wanted: &dyn Fn(&rustls::Error) -> bool) -> bool {
     if error.downcast_ref().is_some_and(wanted) {
         return true;
     }
@@ -285,7 +285,7 @@ fn is_tls_error(error: &(dyn std::error::Error + 'static), wanted: &dyn Fn(&rust
 }
 
 /// What plain HTTP looks like to who expects TLS.
-fn is_clear_text(error: &rustls::Error) -> bool {
+pub(crate) fn is_clear_text(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
 }
 

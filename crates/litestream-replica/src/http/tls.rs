@@ -21,19 +21,34 @@ pub(super) fn client_config(ca_file: Option<&Path>, skip_verify: bool) -> Result
         let anybody = Arc::new(Anybody { provider });
         return Ok(builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth());
     }
-    let mut roots = RootCertStore::empty();
-    // Single broken files in a system's store are common and not our business.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut roots = system_roots();
     if let Some(path) = ca_file {
         add_file(&mut roots, path)?;
     }
     if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        roots = built_in_roots();
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<()> {
+/// The system's certificates, which may be none.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // Single broken files in a system's store are common and not our business.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// What this program brings along for systems without certificates.
+pub(crate) fn built_in_roots() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// Adds every certificate of a PEM file.
+///
+/// # Errors
+/// [`Setup`](ErrorKind::Setup) when it cannot be read or holds none.
+pub(crate) fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<()> {
     let broken = |cause: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Setup, format!("cannot read certificates from {}: {cause}", path.display()))
     };

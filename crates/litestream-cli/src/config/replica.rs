@@ -13,6 +13,7 @@ use litestream_replica::ReplicaClient;
 use litestream_replica::abs::AbsOptions;
 use litestream_replica::file::FileOptions;
 use litestream_replica::gs::GsOptions;
+use litestream_replica::nats::NatsOptions;
 use litestream_replica::oss::OssOptions;
 use litestream_replica::s3::S3Options;
 use litestream_replica::url::{ReplicaUrl, unsupported_type};
@@ -20,6 +21,7 @@ use litestream_replica::webdav::WebDavOptions;
 
 use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
 use crate::failure::Failure;
+use crate::units::GoDuration;
 
 impl ReplicaSettings {
     /// `file`, `s3`, …: from the URL, else as said, else `file`.
@@ -60,6 +62,7 @@ impl ReplicaSettings {
             "gs" => self.resolve_gs(),
             "webdav" => self.resolve_webdav(),
             "oss" => self.resolve_oss(),
+            "nats" => self.resolve_nats(),
             other => Err(unsupported_type(other).to_string()),
         }?;
         Ok(match &self.below {
@@ -203,6 +206,37 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(ReplicaUrl::Oss(own)) };
         match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
             ReplicaUrl::Oss(url) => Ok(ReplicaUrl::Oss(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_nats(&self) -> Result<ReplicaUrl, String> {
+        if self.below.is_some() {
+            return Err("a nats bucket holds one database: list each database of a directory by its path, with a \
+                        bucket of its own"
+                .to_owned());
+        }
+        let own = NatsOptions {
+            server: None,
+            bucket: self.bucket.clone(),
+            jwt: self.jwt.clone(),
+            seed: self.seed.clone(),
+            creds: self.creds.clone(),
+            nkey: self.nkey.clone(),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            token: self.token.clone(),
+            tls: self.tls,
+            root_cas: self.root_cas.clone().unwrap_or_default(),
+            client_cert: self.client_cert.clone(),
+            client_key: self.client_key.clone(),
+            max_reconnects: self.max_reconnects,
+            reconnect_wait: self.reconnect_wait.map(GoDuration::to_duration),
+            timeout: self.timeout.map(GoDuration::to_duration),
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::Nats(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::Nats(url) => Ok(ReplicaUrl::Nats(own.or_from_url(url))),
             other => Err(unsupported_type(other.kind()).to_string()),
         }
     }

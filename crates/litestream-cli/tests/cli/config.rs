@@ -116,11 +116,9 @@ fn mistakes_in_a_replica_name_the_database() {
 #[test]
 fn backends_that_are_not_built_say_so() {
     let sandbox = Sandbox::new();
-    for kind in ["sftp", "nats"] {
-        let config = sandbox.write("c.yml", &format!("dbs:\n  - path: /a.db\n    replica: {{type: {kind}}}\n"));
-        let message = format!("Error: replica type \"{kind}\" is not supported by this build yet (/a.db, line 2)");
-        sandbox.run(&["databases", "-config", &config]).fails_with(&[&message]);
-    }
+    let config = sandbox.write("c.yml", "dbs:\n  - path: /a.db\n    replica: {type: sftp}\n");
+    let message = "Error: replica type \"sftp\" is not supported by this build yet (/a.db, line 2)";
+    sandbox.run(&["databases", "-config", &config]).fails_with(&[message]);
 }
 
 #[test]

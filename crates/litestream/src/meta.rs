@@ -426,7 +426,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 const LOCK: &str = "lock";
 const LOCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-const FLUSH_LEN: usize = 4 << 20;
+const FLUSH_LEN: usize = 1 << 20;
 /// A checkpoint under the write lock is over long before.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 const WRITE_BUFFER_LEN: usize = 256 << 10;

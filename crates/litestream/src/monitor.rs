@@ -253,9 +253,9 @@ impl Failures {
 const SAFETY_SCAN: Duration = Duration::from_secs(15);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// First look at how fast the WAL grows after a capture.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
+const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// WAL bytes that are captured without waiting for `sync-interval`.
-const MAX_BACKLOG: u64 = 4 << 20;
+const MAX_BACKLOG: u64 = 1 << 20;
 const SLOW_GROWTH: u64 = 256 << 10;
 const FIRST_RETRY: Duration = Duration::from_micros(500);
 const LAST_RETRY: Duration = Duration::from_millis(512);

@@ -123,10 +123,9 @@ impl PinChain {
         let stages: &[Stage] = match goal {
             Goal::Advance => &[Stage::Advance],
             Goal::Checkpoint => &[Stage::Advance, Stage::Checkpoint, Stage::Advance],
-            // The checkpoint outside the lock keeps the one inside it short.
+            // What is captured before the lock need not be copied under it.
             Goal::CheckpointUnderLock => &[
                 Stage::Advance,
-                Stage::Checkpoint,
                 Stage::Lock,
                 Stage::Advance,
                 Stage::Checkpoint,

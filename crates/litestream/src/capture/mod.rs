@@ -106,6 +106,8 @@ struct Checkpoints {
     blocked: bool,
     /// When the write lock was taken, while it is held.
     locked_at: Option<Instant>,
+    /// When a checkpoint under the write lock last ended.
+    unlocked_at: Option<Instant>,
 }
 
 /// What a pass found and did.
@@ -140,6 +142,7 @@ impl Capture {
                 patience: Duration::ZERO,
                 blocked: false,
                 locked_at: None,
+                unlocked_at: None,
             },
             last_timestamp: jiff::Timestamp::UNIX_EPOCH,
             delta: None,

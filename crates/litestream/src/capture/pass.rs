@@ -98,12 +98,11 @@ impl Capture {
         let mut into = if publish == Publish::Later { Into::Delta } else { Into::File };
         let index = self.live()?.index()?;
         let goal = self.goal(&index, now);
-        // The application's own checkpoint may be running and will soon end. Whether
-        // a reader stands in the way is only known from one of ours, and must be
-        // known before the write lock is taken.
+        // The application's own checkpoint may be running and will soon end. Only one
+        // of ours tells whether a reader stands in the way.
         self.checkpoints.patience = if goal == Goal::CheckpointUnderLock { LOCK_PATIENCE } else { CHECKPOINT_PATIENCE };
         let turn = if goal == Goal::CheckpointUnderLock { self.turn.wait(TURN_PATIENCE) } else { None };
-        if goal != Goal::CheckpointUnderLock || self.needs_lock(&mut into, report)? {
+        if goal != Goal::CheckpointUnderLock || self.needs_lock(now, &mut into, report)? {
             self.follow_chain(goal, &mut into, report)?;
         }
         drop(turn);
@@ -120,20 +119,28 @@ impl Capture {
 
     /// Checkpoints and flushes while writers go on, so that little is left to do under
     /// the write lock. False when the lock is not needed any more, or would not help.
-    fn needs_lock(&mut self, into: &mut Into, report: &mut PassReport) -> Result<bool> {
-        for _ in 0..MAX_ROUNDS {
-            self.follow_chain(Goal::Checkpoint, into, report)?;
-            let index = self.live()?.index()?;
-            if self.checkpoints.blocked || index.is_backfilled() {
-                return Ok(false);
-            }
-            self.flush_before_lock()?;
-            let is_long = index.end.frame >= 2 * self.lock_threshold(&index);
-            if is_long || index.end.frame.saturating_sub(index.backfilled) <= SHORT_TAIL {
-                break;
-            }
+    ///
+    /// For a writer that fills the WAL as fast as it is emptied it is better to lock at
+    /// once: during a flush it adds more than the flush takes off the lock.
+    fn needs_lock(&mut self, now: Instant, into: &mut Into, report: &mut PassReport) -> Result<bool> {
+        if self.is_pressed(now) {
+            return Ok(true);
         }
+        self.follow_chain(Goal::Checkpoint, into, report)?;
+        if self.checkpoints.blocked || self.live()?.index()?.is_backfilled() {
+            return Ok(false);
+        }
+        // The checkpoint has written pages but, short of the end of the log, not
+        // flushed them.
+        let live = self.live()?;
+        live.db.sync_data().map_err(|e| Error::io("flush database", e))?;
+        live.wal.sync_data().map_err(|e| Error::io("flush wal", e))?;
         Ok(true)
+    }
+
+    /// True when the WAL is filled as fast as it is emptied.
+    fn is_pressed(&self, now: Instant) -> bool {
+        self.checkpoints.unlocked_at.is_some_and(|at| now.duration_since(at) < PRESSED_FOR)
     }
 
     /// Does what the pin chain asks for until the goal is reached.
@@ -164,7 +171,7 @@ impl Capture {
         }
         let frames = index.end.frame;
         let by_time = self.is_waiting_too_long(dirty_since, now);
-        if frames >= self.lock_threshold(index) {
+        if frames >= self.lock_threshold(index, now) {
             Goal::CheckpointUnderLock
         } else if frames >= self.options.min_checkpoint_page_count || by_time {
             Goal::Checkpoint
@@ -180,14 +187,16 @@ impl Capture {
 
     /// WAL length in pages from which the write lock may be taken. A short WAL that
     /// is reused in place costs the disk least, and the less there is to copy, the
-    /// shorter the lock.
-    fn lock_threshold(&self, index: &WalIndex) -> u32 {
+    /// shorter the lock: once a writer has shown that it leaves no gaps, a
+    /// quarter will do.
+    fn lock_threshold(&self, index: &WalIndex, now: Instant) -> u32 {
         let page_len = index.page_size.map_or(4096, ltx::PageSize::get);
         let configured = u32::try_from(self.options.truncate_page_n).ok().filter(|&pages| pages > 0);
         let budget = LOCKED_WAL_LEN / page_len;
-        configured
+        let threshold = configured
             .map_or(budget, |pages| pages.min(budget))
-            .max(self.options.min_checkpoint_page_count.saturating_mul(2))
+            .max(self.options.min_checkpoint_page_count.saturating_mul(2));
+        if self.is_pressed(now) { threshold / 4 } else { threshold }
     }
 
     /// Remembers whether another reader stood in the way. Coming back at once would
@@ -195,6 +204,8 @@ impl Capture {
     /// (D12, D13).
     fn learn(&mut self, now: Instant) {
         if std::mem::take(&mut self.checkpoints.blocked) {
+            // The next attempt looks for readers before it asks for the lock.
+            self.checkpoints.unlocked_at = None;
             // A reader that was only passing through is gone the next time.
             self.checkpoints.not_before = now + self.checkpoints.backoff;
             self.checkpoints.backoff = (self.checkpoints.backoff * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
@@ -215,7 +226,6 @@ impl Capture {
             Action::ReleasePin(side) => self.live()?.pin(side).end()?,
             Action::Checkpoint(side) => return self.checkpoint(side),
             Action::LockWriters => {
-                self.flush_before_lock()?;
                 let locked = self.live_mut()?.locker()?.lock_writers(LOCK_PATIENCE)?;
                 self.checkpoints.locked_at = locked.then(Instant::now);
                 return Ok(if locked { Event::Ok } else { Event::Busy });
@@ -223,6 +233,7 @@ impl Capture {
             Action::UnlockWriters => {
                 self.live()?.unlock_writers()?;
                 if let Some(locked_at) = self.checkpoints.locked_at.take() {
+                    self.checkpoints.unlocked_at = Some(Instant::now());
                     tracing::debug!(db = %self.options.path.display(), held = ?locked_at.elapsed(), "write lock held");
                 }
                 self.capture_held(report)?;
@@ -230,14 +241,6 @@ impl Capture {
             Action::Capture | Action::Done => {}
         }
         Ok(Event::Ok)
-    }
-
-    /// Leaves little to flush for the checkpoint under the lock: the one before it has
-    /// written pages but, short of the end of the log, not flushed them.
-    fn flush_before_lock(&self) -> Result<()> {
-        let live = self.live()?;
-        live.db.sync_data().map_err(|e| Error::io("flush database", e))?;
-        live.wal.sync_data().map_err(|e| Error::io("flush wal", e))
     }
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
@@ -297,9 +300,8 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(5);
 /// How long a flush of ours may hold up a checkpoint.
 const TURN_PATIENCE: Duration = Duration::from_millis(100);
-/// Checkpoints in a row outside the lock, and the frames they should leave. With a
-/// fast writer each leaves about what is written during its own flushes.
-const MAX_ROUNDS: usize = 2;
-const SHORT_TAIL: u32 = 1500;
+/// A WAL that is due for a checkpoint again so soon is filled by a writer that leaves
+/// no gaps, or by one too fast to look for them.
+const PRESSED_FOR: Duration = Duration::from_millis(100);
 /// 8 MiB: see [`Capture::lock_threshold`].
 const LOCKED_WAL_LEN: u32 = 8 << 20;

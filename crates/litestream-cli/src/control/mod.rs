@@ -3,7 +3,7 @@
 //!
 //! - [`types`] – the JSON both sides agree on
 //! - [`socket`] – who may listen where
-//! - [`server`], [`routes`] – the daemon's side
+//! - [`server`], [`routes`], [`views`] – the daemon's side
 //! - [`client`] – the commands' side
 //!
 //! Routes, fields and messages are upstream's, so that either program's commands
@@ -16,6 +16,7 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod socket;
 pub(crate) mod types;
+mod views;
 
 use std::time::Duration;
 

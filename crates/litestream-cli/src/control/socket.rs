@@ -118,11 +118,16 @@ fn parent(path: &Path) -> &Path {
 
 /// True when somebody listens, as far as can be told.
 fn is_alive(path: &Path) -> bool {
-    match UnixStream::connect(path) {
-        Ok(_) => true,
+    let (sender, answer) = std::sync::mpsc::channel();
+    let path = path.to_owned();
+    // A daemon that is frozen keeps those waiting who connect once its queue is
+    // full; it is alive all the same.
+    std::thread::spawn(move || sender.send(UnixStream::connect(path)));
+    match answer.recv_timeout(PROBE_PATIENCE) {
+        Ok(Ok(_)) | Err(_) => true,
         // Bound by nobody, or gone meanwhile. Whatever else stands in the way may
         // hide a live one.
-        Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
+        Ok(Err(error)) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
     }
 }
 
@@ -143,6 +148,7 @@ fn take_turn(path: &Path) -> io::Result<File> {
     }
 }
 
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

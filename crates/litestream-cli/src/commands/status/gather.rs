@@ -36,7 +36,7 @@ pub(super) struct Scope {
 /// One row a database, in their order.
 pub(super) async fn gather(databases: Vec<DbConfig>, scope: &Scope, surroundings: &Surroundings<'_>) -> Vec<Row> {
     let deadline = Instant::now() + scope.limit;
-    let (daemon, silent) = ask_daemon(scope).await;
+    let (daemon, silence) = ask_daemon(scope).await;
     let room = Arc::new(Semaphore::new(MAX_LOOKS));
     let mut rows = Vec::new();
     let mut looks = JoinSet::new();
@@ -47,7 +47,7 @@ pub(super) async fn gather(databases: Vec<DbConfig>, scope: &Scope, surroundings
         let known = daemon.get(&path);
         match known {
             Some(known) => from_daemon(&mut row, known, lag_limit(&db)),
-            None => without_daemon(&mut row, &meta, silent.as_deref()),
+            None => without_daemon(&mut row, &meta, silence.as_ref()),
         }
         // A daemon at work knows the replica; everybody else has to look.
         let is_known = known.is_some_and(|known| known.status == "replicating" && known.latest.is_some());
@@ -72,17 +72,27 @@ pub(super) async fn gather(databases: Vec<DbConfig>, scope: &Scope, surroundings
     rows.into_iter().map(|(row, ..)| row).collect()
 }
 
-/// The daemon's databases by path; and why there are none, if somebody listens
-/// and does not answer.
-async fn ask_daemon(scope: &Scope) -> (HashMap<PathBuf, ListedDatabase>, Option<String>) {
+/// Somebody listens, and yet there is no answer.
+struct Silence {
+    why: String,
+    /// It is ours to fix: the socket is not for this user.
+    is_forbidden: bool,
+}
+
+/// The daemon's databases by path; and why there are none, if somebody listens.
+async fn ask_daemon(scope: &Scope) -> (HashMap<PathBuf, ListedDatabase>, Option<Silence>) {
     let client = Client::new(&scope.socket, Some(scope.limit.min(DAEMON_LIMIT)));
-    match client.get::<List>("/list").await {
-        Ok(list) => (list.databases.into_iter().map(|db| (PathBuf::from(&db.path), db)).collect(), None),
-        Err(ClientError::Unreachable(error)) if error.kind() != std::io::ErrorKind::PermissionDenied => {
-            (HashMap::new(), None)
-        }
-        Err(error) => (HashMap::new(), Some(format!("daemon at {} cannot be asked: {error}", scope.socket))),
-    }
+    let error = match client.get::<List>("/list").await {
+        Ok(list) => return (list.databases.into_iter().map(|db| (PathBuf::from(&db.path), db)).collect(), None),
+        Err(error) => error,
+    };
+    let is_forbidden = match &error {
+        ClientError::Unreachable(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => true,
+        ClientError::Unreachable(_) => return (HashMap::new(), None),
+        _ => false,
+    };
+    let why = format!("daemon at {} cannot be asked: {error}", scope.socket);
+    (HashMap::new(), Some(Silence { why, is_forbidden }))
 }
 
 /// What the files beside the database say, as upstream has it.
@@ -149,20 +159,17 @@ fn from_daemon(row: &mut Row, known: &ListedDatabase, lag_limit: Duration) {
     judge_lag(row, lag_limit);
 }
 
-fn without_daemon(row: &mut Row, meta: &Path, silent: Option<&str>) {
-    match litestream::is_in_use(meta) {
-        // It holds the lock, and has no socket or one that we may not use.
-        Ok(true) => row.daemon = "running".to_owned(),
-        Ok(false) if silent.is_none() => {
-            row.daemon = "not running".to_owned();
-            row.degraded("no running daemon was found for it");
-        }
-        Ok(false) | Err(_) => {
-            row.daemon = "unknown".to_owned();
-            row.degraded("whether a daemon replicates it cannot be told");
-        }
-    }
-    if let Some(why) = silent {
+fn without_daemon(row: &mut Row, meta: &Path, silence: Option<&Silence>) {
+    let (daemon, why) = match (litestream::is_in_use(meta), silence) {
+        // It holds the lock, and has no socket or one that is not for us.
+        (Ok(true), None | Some(Silence { is_forbidden: true, .. })) => ("running", None),
+        (Ok(true), Some(silence)) => ("running", Some(silence.why.clone())),
+        (Ok(false), None) => ("not running", Some("no running daemon was found for it".to_owned())),
+        (Ok(false), Some(silence)) => ("unknown", Some(silence.why.clone())),
+        (Err(error), _) => ("unknown", Some(format!("whether a daemon replicates it cannot be told: {error}"))),
+    };
+    row.daemon = daemon.to_owned();
+    if let Some(why) = why {
         row.degraded(why);
     }
 }

@@ -5,9 +5,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::commands::target::{QUICK_TIMEOUT, SOCKET, Target, Zero};
-use crate::commands::{CONFIG, CommandSpec, Invocation, JSON, NO_EXPAND_ENV, refuse_positionals, runtime};
-use crate::config::Surroundings;
+use crate::commands::target::{QUICK_TIMEOUT, SOCKET, ask};
+use crate::commands::{CONFIG, CommandSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::control::types::Info;
 use crate::output::{self, json};
 use crate::units::GoDuration;
@@ -25,12 +24,8 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
 };
 
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
-    let Invocation { arguments, environment, .. } = invocation;
-    refuse_positionals(&arguments)?;
-    let surroundings = Surroundings::of_process(&environment)?;
-    let target = Target::find(&arguments, &surroundings, 10, Zero::Refused)?;
-    let info: Info = runtime()?.block_on(target.client.get("/info")).map_err(|error| target.failure("info", &error))?;
-    let text = if arguments.is_set("json") { json::format(&info)? } else { text(&info) };
+    let info: Info = ask(&invocation, "/info")?;
+    let text = if invocation.arguments.is_set("json") { json::format(&info)? } else { text(&info) };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,9 +4,8 @@
 
 use std::process::ExitCode;
 
-use crate::commands::target::{QUICK_TIMEOUT, SOCKET, Target, Zero};
-use crate::commands::{CONFIG, CommandSpec, Invocation, JSON, NO_EXPAND_ENV, refuse_positionals, runtime};
-use crate::config::Surroundings;
+use crate::commands::target::{QUICK_TIMEOUT, SOCKET, ask};
+use crate::commands::{CONFIG, CommandSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::control::types::{List, ListedDatabase};
 use crate::output::{self, json};
 
@@ -27,12 +26,8 @@ The daemon must have its control socket enabled.",
 };
 
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
-    let Invocation { arguments, environment, .. } = invocation;
-    refuse_positionals(&arguments)?;
-    let surroundings = Surroundings::of_process(&environment)?;
-    let target = Target::find(&arguments, &surroundings, 10, Zero::Refused)?;
-    let list: List = runtime()?.block_on(target.client.get("/list")).map_err(|error| target.failure("list", &error))?;
-    let text = if arguments.is_set("json") {
+    let list: List = ask(&invocation, "/list")?;
+    let text = if invocation.arguments.is_set("json") {
         json::format(&list)?
     } else if list.databases.is_empty() {
         "No databases configured\n".to_owned()

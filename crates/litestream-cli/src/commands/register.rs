@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::commands::target::{SOCKET, TIMEOUT, Target, Zero, database};
-use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV, runtime};
+use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::config::Surroundings;
 use crate::control::types::{Changed, Request};
 use crate::failure::Failure;
@@ -60,9 +60,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     let target = Target::find(&arguments, &surroundings, 30, Zero::Refused)?;
     let request =
         Request { path: Some(path.display().to_string()), replica_url: Some(replica.to_owned()), ..Request::default() };
-    let changed: Changed = runtime()?
-        .block_on(target.client.post("/register", &request))
-        .map_err(|error| target.failure("register", &error))?;
+    let changed: Changed = target.post("register", &request)?;
     let outcome = Outcome {
         status: changed.status,
         db_path: changed.path,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::commands::target::{SOCKET, TIMEOUT, Target, Zero, database};
-use crate::commands::{CONFIG, CommandSpec, FlagSpec, Invocation, JSON, NO_EXPAND_ENV, runtime};
+use crate::commands::{CONFIG, CommandSpec, FlagSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::config::Surroundings;
 use crate::control::types::{Changed, Request};
 use crate::output::{self, json};
@@ -65,9 +65,7 @@ fn run(invocation: Invocation, verb: &'static str, state: &'static str) -> anyho
     let target = Target::find(&arguments, &surroundings, 30, Zero::Unlimited)?;
     let request =
         Request { path: Some(path.display().to_string()), timeout: Some(target.seconds), ..Request::default() };
-    let changed: Changed = runtime()?
-        .block_on(target.client.post(&format!("/{verb}"), &request))
-        .map_err(|error| target.failure(verb, &error))?;
+    let changed: Changed = target.post(verb, &request)?;
     let outcome = Outcome {
         status: changed.status,
         db_path: changed.path,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::commands::target::{SOCKET, TIMEOUT, Target, Zero, database};
-use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV, runtime};
+use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::config::Surroundings;
 use crate::control::types::{Request, Synced};
 use crate::output::{self, json};
@@ -61,8 +61,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         ..Request::default()
     };
     let started = Instant::now();
-    let synced: Synced =
-        runtime()?.block_on(target.client.post("/sync", &request)).map_err(|error| target.failure("sync", &error))?;
+    let synced: Synced = target.post("sync", &request)?;
     let outcome = Outcome {
         db_path: synced.path,
         txid: synced.txid,

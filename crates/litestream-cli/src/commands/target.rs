@@ -9,10 +9,13 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::arguments::Arguments;
-use crate::commands::{FlagKind, FlagSpec};
+use crate::commands::{FlagKind, FlagSpec, Invocation, refuse_positionals, runtime};
 use crate::config::{self, Surroundings, defaults};
 use crate::control::client::{Client, ClientError};
+use crate::control::types::Request;
 use crate::failure::{Failure, fail};
 
 /// Where the daemon listens.
@@ -83,8 +86,24 @@ impl Target {
         Ok(Self { client: Client::new(&socket, limit), socket, seconds })
     }
 
-    /// The error of a command whose request failed; `what` is its name.
-    pub(crate) fn failure(&self, what: &str, error: &ClientError) -> Failure {
+    /// Asks for what `route` has; `what` is the command's name.
+    ///
+    /// # Errors
+    /// No daemon, no answer in time, or a refusal, each in its own words.
+    pub(crate) fn get<T: DeserializeOwned>(&self, what: &str, route: &str) -> anyhow::Result<T> {
+        runtime()?.block_on(self.client.get(route)).map_err(|error| self.failure(what, &error).into())
+    }
+
+    /// Has the daemon do what the command of this name says, and returns its answer.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) fn post<T: DeserializeOwned>(&self, what: &str, request: &Request) -> anyhow::Result<T> {
+        let route = format!("/{what}");
+        runtime()?.block_on(self.client.post(&route, request)).map_err(|error| self.failure(what, &error).into())
+    }
+
+    fn failure(&self, what: &str, error: &ClientError) -> Failure {
         match error {
             ClientError::Unreachable(cause) => {
                 let mut text = error.to_string();
@@ -109,6 +128,16 @@ impl Target {
             ClientError::Refused(why) | ClientError::Garbled(why) => Failure::new(format!("{what} failed: {why}")),
         }
     }
+}
+
+/// What a command without arguments gets from the daemon's `route`.
+///
+/// # Errors
+/// Arguments, and as [`Target::get`].
+pub(crate) fn ask<T: DeserializeOwned>(invocation: &Invocation, route: &str) -> anyhow::Result<T> {
+    refuse_positionals(&invocation.arguments)?;
+    let surroundings = Surroundings::of_process(&invocation.environment)?;
+    Target::find(&invocation.arguments, &surroundings, 10, Zero::Refused)?.get(invocation.name, route)
 }
 
 /// The socket a command talks to.

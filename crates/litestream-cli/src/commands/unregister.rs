@@ -8,9 +8,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::commands::target::{SOCKET, TIMEOUT, Target, Zero, database};
-use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV, runtime};
+use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, JSON, NO_EXPAND_ENV};
 use crate::config::Surroundings;
-use crate::control::client::ClientError;
 use crate::control::types::{Changed, List, ListedDatabase, Request};
 use crate::output::{self, json};
 
@@ -60,14 +59,11 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     let target = Target::find(&arguments, &surroundings, 30, Zero::Refused)?;
     let as_json = arguments.is_set("json");
     let text = if arguments.is_set("dry-run") {
-        let list = runtime()?.block_on(target.client.get("/list"));
-        preview(&path, &target, list, as_json)?
+        preview(&path, &target, &target.get("unregister", "/list")?, as_json)?
     } else {
         let request =
             Request { path: Some(path.display().to_string()), timeout: Some(target.seconds), ..Request::default() };
-        let changed: Changed = runtime()?
-            .block_on(target.client.post("/unregister", &request))
-            .map_err(|error| target.failure("unregister", &error))?;
+        let changed: Changed = target.post("unregister", &request)?;
         let outcome = Outcome {
             status: changed.status,
             db_path: changed.path,
@@ -89,7 +85,7 @@ fn text(outcome: &Outcome) -> String {
 
 /// What the daemon would do. Listing changes nothing, also on a daemon that does
 /// not know about dry runs.
-fn preview(path: &Path, target: &Target, list: Result<List, ClientError>, as_json: bool) -> anyhow::Result<String> {
+fn preview(path: &Path, target: &Target, list: &List, as_json: bool) -> anyhow::Result<String> {
     /// The preview as JSON.
     #[derive(Serialize)]
     struct Preview<'a> {
@@ -100,7 +96,6 @@ fn preview(path: &Path, target: &Target, list: Result<List, ClientError>, as_jso
         #[serde(skip_serializing_if = "Option::is_none")]
         database: Option<&'a ListedDatabase>,
     }
-    let list = list.map_err(|error| target.failure("unregister", &error))?;
     let db_path = path.display().to_string();
     let known = list.databases.iter().find(|db| db.path == db_path);
     let status = if known.is_some() { "would_unregister" } else { "already_unregistered" };

@@ -12,8 +12,12 @@ fn config(world: &World, socket: bool, replica: &str) -> String {
     )
 }
 
+/// Healthy, and the replica has the very last transaction.
 fn wait_healthy(world: &World) -> Outcome {
-    wait_until("status is healthy", || world.run("status a.db").code == 0);
+    wait_until("status is healthy", || {
+        let outcome = world.run("status -json a.db");
+        outcome.code == 0 && outcome.json()[0]["replica_txid"] == outcome.json()[0]["local_txid"]
+    });
     world.run("status -json a.db")
 }
 

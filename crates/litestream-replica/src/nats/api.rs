@@ -10,6 +10,7 @@ use async_nats::HeaderMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -173,9 +174,16 @@ pub(super) struct StoredMessage {
     pub(super) seq: u64,
     #[serde(default)]
     data: String,
+    #[serde(default)]
+    time: String,
 }
 
 impl StoredMessage {
+    /// When it was stored, if the server says so.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        self.time.parse().ok()
+    }
+
     pub(super) fn payload(&self) -> Result<Bytes> {
         let decoded = STANDARD.decode(&self.data);
         decoded.map(Bytes::from).map_err(|e| Error::with_source(ErrorKind::Transient, "read message: odd answer", e))

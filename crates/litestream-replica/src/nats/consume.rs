@@ -43,8 +43,9 @@ pub(super) struct Consumer {
 /// A message that was handed out.
 pub(super) struct Delivery {
     pub(super) payload: Bytes,
-    /// When the stream stored it.
+    /// When the stream stored it, and under which number.
     pub(super) time: Timestamp,
+    pub(super) sequence: u64,
     /// How many are left.
     pub(super) pending: u64,
 }
@@ -111,7 +112,12 @@ impl Consumer {
         if place.number != self.received {
             return Err(fault("a message was lost"));
         }
-        Ok(Some(Delivery { payload: message.payload, time: place.time, pending: place.pending }))
+        Ok(Some(Delivery {
+            payload: message.payload,
+            time: place.time,
+            sequence: place.sequence,
+            pending: place.pending,
+        }))
     }
 
     /// How many messages the server has not handed out.
@@ -145,6 +151,8 @@ struct Created {
 struct Place {
     /// The how manieth that this consumer handed out.
     number: u64,
+    /// Its number in the stream.
+    sequence: u64,
     time: Timestamp,
     pending: u64,
 }
@@ -156,10 +164,11 @@ impl Place {
         let tokens: Vec<&str> = reply.split('.').collect();
         let [first, second, rest @ ..] = tokens.as_slice() else { return None };
         let rest = if tokens.len() > 9 { rest.get(2..)? } else { rest };
-        let [_stream, _consumer, _deliveries, _sequence, number, nanoseconds, pending, ..] = rest else { return None };
+        let [_stream, _consumer, _deliveries, sequence, number, nanoseconds, pending, ..] = rest else { return None };
         (*first == "$JS" && *second == "ACK").then_some(())?;
         Some(Self {
             number: number.parse().ok()?,
+            sequence: sequence.parse().ok()?,
             time: Timestamp::from_nanosecond(nanoseconds.parse().ok()?).ok()?,
             pending: pending.parse().ok()?,
         })
@@ -175,8 +184,12 @@ mod tests {
 
     #[test]
     fn messages_tell_their_place_in_either_form() {
-        let place =
-            Place { number: 3, time: Timestamp::from_nanosecond(1_795_342_572_274_000_001).unwrap(), pending: 7 };
+        let place = Place {
+            number: 3,
+            sequence: 44,
+            time: Timestamp::from_nanosecond(1_795_342_572_274_000_001).unwrap(),
+            pending: 7,
+        };
         for reply in [
             "$JS.ACK.OBJ_b.name.1.44.3.1795342572274000001.7",
             "$JS.ACK.hub.ACCHASH.OBJ_b.name.1.44.3.1795342572274000001.7",

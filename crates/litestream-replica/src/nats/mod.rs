@@ -3,7 +3,7 @@
 //! `options` decides what the user's settings mean, `auth` says who we are, `link`
 //! keeps the connection, `api` asks JetStream, `object` knows how a bucket lies in
 //! its stream; `consume` reads messages in their order, `read` makes objects of
-//! them, `upload` the reverse.
+//! them, `upload` the reverse; `sweep` clears away what was never finished.
 //!
 //! A bucket holds one replica, at its root: upstream ignores `path`, and so must
 //! who shares buckets with it.
@@ -17,6 +17,7 @@ mod link;
 mod object;
 mod options;
 mod read;
+mod sweep;
 mod upload;
 
 use std::fmt;
@@ -33,6 +34,7 @@ use object::Meta;
 pub use options::NatsOptions;
 use options::Settings;
 pub(crate) use options::parse_url;
+use sweep::Sweeps;
 
 use crate::layout::{Layout, check_object_key};
 use crate::parts::deleted;
@@ -51,6 +53,7 @@ pub struct NatsClient {
     api: Arc<Api>,
     retry: RetryPolicy,
     found: OnceCell<()>,
+    sweeps: Sweeps,
 }
 
 impl NatsClient {
@@ -61,7 +64,13 @@ impl NatsClient {
     pub fn new(options: NatsOptions, context: &ClientContext) -> Result<Self> {
         let settings = Arc::new(Settings::resolve(options)?);
         let api = Arc::new(Api::new(&settings));
-        Ok(Self { layout: Layout::nested(""), api, retry: context.retry, found: OnceCell::new() })
+        Ok(Self {
+            layout: Layout::nested(""),
+            api,
+            retry: context.retry,
+            found: OnceCell::new(),
+            sweeps: Sweeps::default(),
+        })
     }
 
     /// Makes sure once that the bucket exists: most requests say less when it does not.
@@ -174,14 +183,23 @@ impl NatsClient {
         let deletions =
             stream::iter(keys.clone()).map(|key| async move { self.repeat("delete", || self.api.remove(&key)).await });
         let results: Vec<Result<()>> = deletions.buffered(DELETES_IN_FLIGHT).collect().await;
-        deleted(keys.into_iter().zip(results).collect())
+        deleted(keys.into_iter().zip(results).collect())?;
+        self.sweeps.sweep_daily(&self.api).await;
+        Ok(())
     }
 }
 
 impl Api {
-    /// All objects that are not deleted. The server has no index of names: it sends
-    /// every description.
+    /// All objects that are not deleted.
     async fn list(self: &Arc<Self>) -> Result<Vec<(Meta, Timestamp)>> {
+        let mut objects = self.descriptions().await?;
+        objects.retain(|object| !object.meta.deleted);
+        Ok(objects.into_iter().map(|object| (object.meta, object.time)).collect())
+    }
+
+    /// The newest description of every name. The server has no index of names: it
+    /// sends them all.
+    async fn descriptions(self: &Arc<Self>) -> Result<Vec<Described>> {
         let session = self.link.session().await?;
         let mut consumer = Consumer::create(self, &session, &self.bucket.all_meta(), Start::LastPerSubject).await?;
         let mut objects = Vec::new();
@@ -200,8 +218,7 @@ impl Api {
             };
             (left, awaited) = (delivery.pending, awaited - 1);
             match serde_json::from_slice::<Meta>(&delivery.payload) {
-                Ok(meta) if !meta.deleted => objects.push((meta, delivery.time)),
-                Ok(_) => {}
+                Ok(meta) => objects.push(Described { meta, time: delivery.time, sequence: delivery.sequence }),
                 Err(error) => {
                     return Err(Error::with_source(ErrorKind::Corrupt, "list: a description cannot be read", error));
                 }
@@ -221,6 +238,13 @@ impl Api {
         }
         Ok(())
     }
+}
+
+/// A description, and when and where the stream stored it.
+struct Described {
+    meta: Meta,
+    time: Timestamp,
+    sequence: u64,
 }
 
 const DELETES_IN_FLIGHT: usize = 16;

@@ -124,14 +124,9 @@ impl PinChain {
             Goal::Advance => &[Stage::Advance],
             Goal::Checkpoint => &[Stage::Advance, Stage::Checkpoint, Stage::Advance],
             // What is captured before the lock need not be copied under it.
-            Goal::CheckpointUnderLock => &[
-                Stage::Advance,
-                Stage::Lock,
-                Stage::Advance,
-                Stage::Checkpoint,
-                Stage::Advance,
-                Stage::Unlock,
-            ],
+            Goal::CheckpointUnderLock => {
+                &[Stage::Advance, Stage::Lock, Stage::Advance, Stage::Checkpoint, Stage::Advance, Stage::Unlock]
+            }
         };
         self.stages.extend(stages);
         self.last = Action::Done;

@@ -377,6 +377,7 @@ impl DbConfig {
             // Negative values meant "no limit" to the original, as zero does.
             options.max_sync_wal_bytes = u64::try_from(bytes).unwrap_or(0);
         }
+        options.max_local_bytes = self.max_local_bytes.unwrap_or(0);
         Ok(options)
     }
 }

@@ -9,9 +9,7 @@ mod scrape;
 mod site;
 
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use litestream_testkit::daemon::Daemon;
@@ -229,65 +227,6 @@ fn failures_show_in_metrics_and_pass() {
         page.sum("litestream_compaction_errors_total", &[]) > Some(0.0)
     });
     fs::remove_file(&level).unwrap();
-}
-
-/// A file system of its own, as small as that.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(path: std::path::PathBuf, size: &str) -> Self {
-        fs::create_dir(&path).unwrap();
-        let options = format!("size={size}");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output().unwrap();
-        assert!(output.status.success(), "mount needs root: {output:?}");
-        Self(path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// The state directory's disk is full: the daemon says so, the application goes
-/// on, and afterwards everything is replicated.
-#[test]
-fn a_full_disk_shows_in_metrics_and_passes() {
-    let site = Site::new();
-    let disk = SmallDisk::mount(site.path("small"), "3m");
-    let config = site.config(QUICK);
-    let meta = format!("    meta-path: {}\n    replica:\n", disk.0.join("meta").display());
-    let text = fs::read_to_string(&config).unwrap().replace("    replica:\n", &meta);
-    fs::write(&config, text).unwrap();
-    let application = application(&site, 10);
-    let (daemon, address) = watched(&site);
-    wait_for(&address, "a first upload", |page| page.sum("litestream_replica_txid", &[]) > Some(1.0));
-    let ballast = disk.0.join("ballast");
-    let mut free = fs::File::create(&ballast).unwrap();
-    // Ends when there is no space left.
-    let _ = std::io::copy(&mut std::io::repeat(7).take(8 << 20), &mut free);
-    drop(free);
-    let started = Instant::now();
-    loop {
-        scenario::commit(&application, 20).unwrap();
-        let page = Page::of(&address);
-        if page.sum("litestream_disk_full", &[]) == Some(1.0) {
-            assert!(page.sum("litestream_sync_error_count", &[]) > Some(0.0));
-            assert!(page.sum("litestream_backoff_seconds", &["task=\"capture\""]) > Some(0.0));
-            break;
-        }
-        assert!(started.elapsed() < LIMIT, "{page:#?}\n{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    fs::remove_file(&ballast).unwrap();
-    wait_for(&address, "space again", |page| {
-        page.sum("litestream_disk_full", &[]) == Some(0.0)
-            && page.sum("litestream_unsent_transactions", &[]) == Some(0.0)
-            && page.sum("litestream_replica_lag_seconds", &[]) == Some(0.0)
-    });
-    site.wait_until_replicated(LIMIT, "after the disk was full");
-    drop(daemon);
 }
 
 /// Liveness, readiness and why not; methods and paths that are not there.

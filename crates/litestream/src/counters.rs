@@ -29,6 +29,10 @@ pub struct Counts {
     pub upload_backoff: Duration,
     /// What the last look for expired level-0 files found.
     pub l0_expiry: Option<L0Expiry>,
+    /// Bytes of local files, as of the last look; only looked at for a budget.
+    pub local_bytes: u64,
+    /// How often history that waited to be sent was given up for a budget.
+    pub histories_given_up: u64,
     /// Since when a pass is running.
     pub pass_began_at: Option<Timestamp>,
 }
@@ -70,6 +74,8 @@ pub(crate) struct Counters {
     is_disk_full: AtomicBool,
     checkpoints: Tally,
     upload_errors: AtomicU64,
+    local_bytes: AtomicU64,
+    histories_given_up: AtomicU64,
     backoff_ms: [AtomicU64; 2],
     l0_expiry: Mutex<Option<L0Expiry>>,
     /// Milliseconds since the epoch; zero while none is running.
@@ -119,6 +125,14 @@ impl Counters {
         self.upload_errors.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn holds_locally(&self, bytes: u64) {
+        self.local_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gave_up_history(&self) {
+        self.histories_given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// `pause` is zero once an attempt succeeds.
     pub(crate) fn backs_off(&self, side: Side, pause: Duration) {
         let [capture, upload] = &self.backoff_ms;
@@ -140,6 +154,8 @@ impl Counters {
             is_disk_full: self.is_disk_full.load(Ordering::Relaxed),
             checkpoints: self.checkpoints.get(),
             upload_errors: self.upload_errors.load(Ordering::Relaxed),
+            local_bytes: self.local_bytes.load(Ordering::Relaxed),
+            histories_given_up: self.histories_given_up.load(Ordering::Relaxed),
             capture_backoff,
             upload_backoff,
             l0_expiry: *self.l0_expiry.lock().unwrap_or_else(PoisonError::into_inner),

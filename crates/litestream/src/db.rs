@@ -59,6 +59,8 @@ pub struct Database {
     status: Mutex<DatabaseStatus>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) added_at: Timestamp,
+    /// When caches were last dropped for a full disk.
+    pub(crate) relieved_at: Mutex<Option<Timestamp>>,
     /// The last that was known of it.
     pub(crate) window: Mutex<Option<Window>>,
 }
@@ -106,6 +108,7 @@ impl Database {
             counters,
             added_at: clock.now(),
             window: Mutex::default(),
+            relieved_at: Mutex::default(),
             options,
             replica,
             store,
@@ -190,6 +193,9 @@ impl Database {
         if let Ok(report) = &result {
             let now = Captured { ready: true, txid: report.txid };
             self.captured.send_if_modified(|captured| std::mem::replace(captured, now) != now);
+        }
+        if let Err(err) = self.keep_budget(result.as_ref().err().map(Error::kind)).await {
+            tracing::warn!(db = %self.path().display(), error = %err, "cannot keep local budget");
         }
         result
     }
@@ -321,6 +327,12 @@ impl Database {
     /// True when captured pages wait to become a file.
     pub(crate) fn has_open_delta(&self) -> bool {
         self.capture.try_lock().map_or(true, |capture| capture.has_open_delta())
+    }
+
+    /// Tells the upload side that there is no base any more, even if it was told so
+    /// before the first one.
+    pub(crate) fn lost_base(&self) {
+        self.captured.send_modify(|captured| captured.txid = None);
     }
 
     pub(crate) fn captured(&self) -> watch::Receiver<Captured> {

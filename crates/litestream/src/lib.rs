@@ -6,6 +6,7 @@
 
 mod agenda;
 mod alarm;
+mod budget;
 mod capture;
 mod chunks;
 pub mod compaction;

@@ -31,6 +31,9 @@ pub struct DbOptions {
     pub truncate_page_n: i64,
     /// WAL bytes after which a pass begins another file, at a commit. Zero: no limit.
     pub max_sync_wal_bytes: u64,
+    /// Bytes of local files above which those go that can be spared, in the end also
+    /// those that wait to be sent. Zero: no limit.
+    pub max_local_bytes: u64,
 }
 
 impl DbOptions {
@@ -45,6 +48,7 @@ impl DbOptions {
             min_checkpoint_page_count: 1000,
             truncate_page_n: DEFAULT_TRUNCATE_PAGE_N,
             max_sync_wal_bytes: 64 << 20,
+            max_local_bytes: 0,
         }
     }
 

@@ -50,6 +50,24 @@ impl Staged {
         fs::metadata(&path).is_ok_and(|file| file.len() == info.size).then_some(path)
     }
 
+    /// Bytes of all copies.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        let mut total = 0;
+        for level in Level::all() {
+            let entries = match fs::read_dir(self.level_dir(level)) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                match entry?.metadata() {
+                    Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                    metadata => total += metadata?.len(),
+                }
+            }
+        }
+        Ok(total)
+    }
+
     /// Deletes one copy; absent counts as deleted.
     pub(crate) fn remove(&self, id: FileId) -> io::Result<()> {
         absent_is_fine(fs::remove_file(self.path(id)))

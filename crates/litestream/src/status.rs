@@ -170,6 +170,9 @@ impl DatabaseStatus {
         self.uploaded_at = Some(now);
         self.upload_error = None;
         self.unsent.sent(txid);
+        if self.txid.is_some() && !self.has_unsent() {
+            self.unsent = Unsent::default();
+        }
     }
 
     pub(crate) fn upload_failed(&mut self, err: &Error, now: Timestamp) {
@@ -217,6 +220,12 @@ pub(crate) struct Unsent {
 impl Unsent {
     fn push(&mut self, txid: Txid, at: Timestamp) {
         let is_full = self.captured.len() >= MAX_UNSENT;
+        if self.captured.back().is_some_and(|(newest, _)| *newest > txid) {
+            // Numbering began anew behind the replica's: what waited is in what comes.
+            let since = self.since().unwrap_or(at);
+            self.captured = VecDeque::from([(txid, since)]);
+            return;
+        }
         match self.captured.back_mut() {
             Some((newest, _)) if *newest >= txid => {}
             Some((newest, _)) if is_full => *newest = txid,
@@ -271,6 +280,19 @@ mod tests {
         assert_eq!(lag_seconds(&status, 120), Some(10));
         status.uploaded(Some(Txid::new(3)), at(121));
         assert_eq!(lag_seconds(&status, 130), Some(0));
+    }
+
+    #[test]
+    fn lag_ends_when_numbering_begins_anew_behind_the_replica() {
+        let mut status = DatabaseStatus::default();
+        status.uploaded(Some(Txid::new(3)), at(0));
+        status.captured(Some(Txid::new(50)), at(10));
+        // History was given up, and an image takes the next number.
+        status.captured(None, at(20));
+        status.captured(Some(Txid::new(4)), at(30));
+        assert_eq!(lag_seconds(&status, 40), Some(30), "what waited still waits");
+        status.uploaded(Some(Txid::new(4)), at(41));
+        assert_eq!(lag_seconds(&status, 50), Some(0));
     }
 
     #[test]

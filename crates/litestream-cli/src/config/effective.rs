@@ -202,6 +202,7 @@ fn database(
         min_checkpoint_page_count,
         truncate_page_n,
         max_sync_wal_bytes,
+        max_local_bytes,
         ..
     } = db.options()?;
     entry.put("monitor-interval", monitor_interval);
@@ -210,6 +211,7 @@ fn database(
     entry.put("min-checkpoint-page-count", min_checkpoint_page_count);
     entry.put("truncate-page-n", truncate_page_n);
     entry.put("max-sync-wal-bytes", max_sync_wal_bytes);
+    entry.put("max-local-bytes", max_local_bytes);
     entry.put("restore-if-db-not-exists", db.restore_if_db_not_exists);
     if db.snapshot.interval.is_some() || db.snapshot.retention.is_some() {
         let mut snapshot = origins.section(&format!("{place}.snapshot"));

@@ -104,6 +104,7 @@ pub(crate) struct DbConfig {
     pub(crate) min_checkpoint_page_count: Option<i64>,
     pub(crate) truncate_page_n: Option<i64>,
     pub(crate) max_sync_wal_bytes: Option<i64>,
+    pub(crate) max_local_bytes: Option<u64>,
     pub(crate) restore_if_db_not_exists: bool,
     /// Promoted to the global value when that is not set.
     pub(crate) snapshot: Snapshot<Option<GoDuration>>,
@@ -430,6 +431,7 @@ impl DbConfig {
             min_checkpoint_page_count: section.integer("min-checkpoint-page-count", problems),
             truncate_page_n: section.integer("truncate-page-n", problems),
             max_sync_wal_bytes: section.bytes("max-sync-wal-bytes", problems),
+            max_local_bytes: section.size("max-local-bytes", problems),
             restore_if_db_not_exists: section.boolean("restore-if-db-not-exists", problems).unwrap_or_default(),
             ..Self::default()
         };

@@ -172,6 +172,18 @@ const PER_DATABASE: &[PerDatabase] = &[
         value: |row| row.status.problems_found as f64,
     },
     PerDatabase {
+        name: "litestream_local_bytes",
+        kind: Kind::Gauge,
+        help: "Local files that wait or are cached, as of the last look; only looked at under max-local-bytes",
+        value: |row| row.counts.local_bytes as f64,
+    },
+    PerDatabase {
+        name: "litestream_histories_given_up_total",
+        kind: Kind::Counter,
+        help: "How often unsent history was given up for max-local-bytes",
+        value: |row| row.counts.histories_given_up as f64,
+    },
+    PerDatabase {
         name: "litestream_upload_errors_total",
         kind: Kind::Counter,
         help: "Upload rounds that failed",

@@ -190,6 +190,13 @@ impl Capture {
         Ok(meta.l0_txids()?.into_iter().filter_map(time).collect())
     }
 
+    /// Bytes of the local level-0 files.
+    pub(crate) fn l0_len(&self) -> Result<u64> {
+        let meta = &self.local()?.meta;
+        let len = |txid| std::fs::metadata(meta.l0_path(txid)).map_or(0, |file| file.len());
+        Ok(meta.l0_txids()?.into_iter().map(len).sum())
+    }
+
     /// Deletes local level-0 files; those the page sums may still replay are
     /// brought into them first.
     pub(crate) fn remove_l0(&mut self, txids: &[Txid]) -> Result<()> {

@@ -19,6 +19,8 @@ mod contract {
     mod abs_faults;
     #[cfg(feature = "s3")]
     mod faults;
+    #[cfg(feature = "http")]
+    mod faults_tcp;
     mod file;
     #[cfg(feature = "gs")]
     mod gs;

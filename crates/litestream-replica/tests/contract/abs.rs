@@ -8,6 +8,7 @@ use litestream_replica::{Body, ClientContext, ErrorKind, Level, ReplicaClient, R
 use litestream_testkit::azure_server::{self, ACCOUNT, Container, EXPIRED_SAS, KEY, READ_ONLY_SAS, SAS};
 use ltx::Txid;
 
+use super::faults_tcp;
 use super::suite::{self, Replica, bytes_of, failing_request, id, list, read, request, request_with, stamp};
 
 pub(crate) struct Server(Container);
@@ -38,6 +39,17 @@ impl Replica for Server {
     }
 }
 
+impl faults_tcp::Remote for Server {
+    fn address(&self) -> String {
+        self.0.endpoint.replace("http://", "").replace(&format!("/{ACCOUNT}"), "")
+    }
+
+    fn through(&self, address: &str, path: &str, context: ClientContext) -> Arc<dyn ReplicaClient> {
+        let (path, endpoint) = (Some(path.to_owned()), Some(format!("http://{address}/{ACCOUNT}")));
+        Arc::new(AbsClient::new(AbsOptions { path, endpoint, ..self.options() }, &context).unwrap())
+    }
+}
+
 async fn azurite() -> Option<Server> {
     let container = tokio::task::spawn_blocking(azure_server::fresh_container).await.unwrap();
     Some(Server(container.unwrap()))
@@ -46,6 +58,7 @@ async fn azurite() -> Option<Server> {
 mod on_azurite {
     use super::azurite;
     super::suite::for_replica!(azurite);
+    super::faults_tcp::for_remote!(azurite);
 }
 
 /// L14: upstream appends the TXID to the prefix it lists, so only the file that

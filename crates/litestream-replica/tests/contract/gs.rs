@@ -8,26 +8,49 @@ use litestream_replica::{ClientContext, ErrorKind, Level, ReplicaClient, Replica
 use litestream_testkit::gcs_server::{self, GcsBucket};
 use ltx::Txid;
 
+use super::faults_tcp;
 use super::suite::{self, Replica, bytes_of, id, list, read, request, stamp};
 
 pub(crate) struct Server(GcsBucket);
 
 impl Server {
     fn context(&self) -> ClientContext {
-        let host = self.0.host.clone();
-        let env = move |name: &str| (name == "STORAGE_EMULATOR_HOST").then(|| host.clone());
-        ClientContext { env: Some(Arc::new(env)), ..ClientContext::default() }
+        context_of(&self.0.host, ClientContext::default())
     }
 
     fn client(&self, path: &str) -> GsClient {
-        let options = GsOptions { bucket: Some(self.0.name.clone()), path: Some(path.to_owned()) };
-        GsClient::new(options, &self.context()).unwrap()
+        GsClient::new(self.options(path), &self.context()).unwrap()
+    }
+
+    fn options(&self, path: &str) -> GsOptions {
+        GsOptions { bucket: Some(self.0.name.clone()), path: Some(path.to_owned()) }
     }
 }
 
 impl Replica for Server {
     fn open(&self, path: &str) -> Arc<dyn ReplicaClient> {
         Arc::new(self.client(path))
+    }
+}
+
+fn context_of(host: &str, context: ClientContext) -> ClientContext {
+    let host = host.to_owned();
+    let env = move |name: &str| (name == "STORAGE_EMULATOR_HOST").then(|| host.clone());
+    ClientContext { env: Some(Arc::new(env)), ..context }
+}
+
+impl faults_tcp::Remote for Server {
+    fn address(&self) -> String {
+        self.0.host.clone()
+    }
+
+    fn through(&self, address: &str, path: &str, context: ClientContext) -> Arc<dyn ReplicaClient> {
+        Arc::new(GsClient::new(self.options(path), &context_of(address, context)).unwrap())
+    }
+
+    /// Sessions for large files have addresses of their own, and tests too.
+    fn keeps_to_its_address(&self) -> bool {
+        false
     }
 }
 
@@ -39,6 +62,7 @@ async fn fake_gcs() -> Option<Server> {
 mod on_fake_gcs {
     use super::fake_gcs;
     super::suite::for_replica!(fake_gcs);
+    super::faults_tcp::for_remote!(fake_gcs);
 }
 
 /// L14: upstream appends the TXID to the prefix it lists, so only the file that

@@ -8,6 +8,7 @@ use litestream_replica::retry::RetryPolicy;
 use litestream_replica::{Body, ClientContext, ErrorKind, FileId, Level, ReplicaClient, ReplicaUrl, WriteMode};
 use litestream_testkit::oss_server::{self, ACCESS_KEY, BUCKET, Place, REGION, SECRET_KEY};
 
+use super::faults_tcp;
 use super::scripted::{Seen, Step, answer, error, page, serve, stored};
 use super::suite::{self, Replica, abandon_write, bytes_of, id, read, request, request_with};
 
@@ -33,11 +34,23 @@ impl Replica for Server {
     }
 }
 
+impl faults_tcp::Remote for Server {
+    fn address(&self) -> String {
+        self.0.endpoint.replace("http://", "")
+    }
+
+    fn through(&self, address: &str, path: &str, context: ClientContext) -> Arc<dyn ReplicaClient> {
+        let endpoint = Some(format!("http://{address}"));
+        Arc::new(OssClient::new(OssOptions { endpoint, ..self.options(path) }, &context).unwrap())
+    }
+}
+
 async fn server() -> Option<Server> {
     Some(Server(tokio::task::spawn_blocking(oss_server::fresh_place).await.unwrap().unwrap()))
 }
 
 suite::for_replica!(server);
+faults_tcp::for_remote!(server);
 
 #[tokio::test]
 async fn replica_urls_open_the_same_place() {

@@ -11,6 +11,7 @@ use litestream_replica::s3::{S3Client, S3Options};
 use litestream_replica::{ClientContext, ErrorKind, Level, ReplicaClient, ReplicaUrl};
 use litestream_testkit::s3_server::{self, Bucket, Kind};
 
+use super::faults_tcp;
 use super::suite::{self, Replica, bytes_of, id, list, read, request};
 
 pub(crate) struct Server(Bucket, Kind);
@@ -44,6 +45,17 @@ impl Replica for Server {
     }
 }
 
+impl faults_tcp::Remote for Server {
+    fn address(&self) -> String {
+        self.0.endpoint.replace("http://", "")
+    }
+
+    fn through(&self, address: &str, path: &str, context: ClientContext) -> Arc<dyn ReplicaClient> {
+        let (path, endpoint) = (Some(path.to_owned()), Some(format!("http://{address}")));
+        Arc::new(S3Client::new(S3Options { path, endpoint, ..self.options() }, &context).unwrap())
+    }
+}
+
 async fn server(kind: Kind) -> Option<Server> {
     match tokio::task::spawn_blocking(move || s3_server::fresh_bucket(kind)).await.unwrap() {
         Ok(bucket) => Some(Server(bucket, kind)),
@@ -70,6 +82,7 @@ mod on_moto {
 mod on_seaweed {
     use super::seaweed;
     super::suite::for_replica!(seaweed);
+    super::faults_tcp::for_remote!(seaweed);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use litestream_replica::webdav::{WebDavClient, WebDavOptions};
 use litestream_replica::{ClientContext, ErrorKind, Level, ReplicaClient, ReplicaUrl};
 use litestream_testkit::webdav_server::{self, Kind, PASSWORD, PLAIN, Share, USERNAME};
 
+use super::faults_tcp;
 use super::suite::{self, Replica, id, read, request};
 
 struct Server(Share, Kind);
@@ -39,23 +40,35 @@ impl Replica for Server {
     }
 }
 
+impl faults_tcp::Remote for Server {
+    fn address(&self) -> String {
+        self.0.url.replace("http://", "")
+    }
+
+    fn through(&self, address: &str, path: &str, context: ClientContext) -> Arc<dyn ReplicaClient> {
+        let url = Some(format!("http://{address}"));
+        Arc::new(WebDavClient::new(WebDavOptions { url, ..self.options(path) }, &context).unwrap())
+    }
+}
+
 async fn server(kind: Kind) -> Server {
     let share = tokio::task::spawn_blocking(move || webdav_server::fresh_share(kind)).await.unwrap().unwrap();
     Server(share, kind)
 }
 
 macro_rules! on_server {
-    ($module:ident, $kind:ident) => {
+    ($module:ident, $kind:ident $(, $more:path)?) => {
         mod $module {
             async fn here() -> Option<super::Server> {
                 Some(super::server(super::Kind::$kind).await)
             }
             super::suite::for_replica!(here);
+            $($more!(here);)?
         }
     };
 }
 
-on_server!(on_nginx, Nginx);
+on_server!(on_nginx, Nginx, super::faults_tcp::for_remote);
 on_server!(on_apache, Apache);
 on_server!(on_rclone, Rclone);
 on_server!(on_wsgidav, WsgiDav);

@@ -396,8 +396,9 @@ impl Connection {
             while !rest.is_empty() {
                 let (allowed, next) = self.judge(direction, rest.len());
                 let now: Vec<u8> = rest.drain(..allowed).collect();
-                to.write_all(&now).await.map_err(|_| End::Reset)?;
+                // Whoever has read the bytes must find them counted.
                 self.count(direction, now.len());
+                to.write_all(&now).await.map_err(|_| End::Reset)?;
                 match next {
                     Next::Go => {}
                     Next::Stall => {

@@ -21,6 +21,7 @@ use litestream_replica::webdav::WebDavOptions;
 
 use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
 use crate::failure::Failure;
+use crate::output::without_credentials;
 use crate::units::GoDuration;
 
 impl ReplicaSettings {
@@ -51,7 +52,8 @@ impl ReplicaSettings {
             return Err(AGE_REFUSED.to_owned());
         }
         if let Some(path) = self.path.as_deref().filter(|path| litestream_replica::is_replica_url(path)) {
-            return Err(format!("replica path cannot be a url, please use the 'url' field instead: {path}"));
+            let shown = without_credentials(path);
+            return Err(format!("replica path cannot be a url, please use the 'url' field instead: {shown}"));
         }
         let kind = self.kind()?;
         self.check_place(kind)?;

@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::echo::Secrets;
 use super::{HttpClient, ResponseBody, retry_after};
 use crate::retry::{Failure, RetryPolicy};
 use crate::{Error, ErrorKind, Result};
@@ -133,6 +134,7 @@ async fn attempt<E: Exchange + ?Sized>(store: &E, call: &Call<'_>) -> Result<Res
         // Nobody adds it for an empty body, and stores insist on a length.
         request.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
+    let secrets = Secrets::of(&request);
     let response = store.http().send(request).await.map_err(|e| e.context(call.describe()))?;
     let status = response.status();
     if status.is_success() || call.accept.contains(&status) {
@@ -142,7 +144,7 @@ async fn attempt<E: Exchange + ?Sized>(store: &E, call: &Call<'_>) -> Result<Res
     let headers = response.headers().clone();
     // The status alone is an answer, if the rest does not arrive.
     let body = response.into_body().collect(ANSWER_LIMIT).await.unwrap_or_default();
-    Err(Failure { error: store.refuse(call, status, &headers, &body), retry_after })
+    Err(Failure { error: store.refuse(call, status, &headers, &secrets.hide(&body)), retry_after })
 }
 
 /// Upper bound of an answer that is not a file: a page of a thousand keys is

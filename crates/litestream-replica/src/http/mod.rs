@@ -16,6 +16,8 @@
 
 mod body;
 mod dial;
+#[cfg(any(feature = "s3", feature = "abs", feature = "gs", feature = "oss"))]
+mod echo;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;
 mod fetch;
@@ -182,15 +184,24 @@ impl HttpClient {
         let request = request.map(|body| Payload::new(body.into(), progress.clone()));
         let mut answer = pin!(self.inner.request(request));
         let mut seen = progress.count();
+        let step = self.idle_timeout.min(SILENCE);
+        let mut silent = Duration::ZERO;
         loop {
-            match tokio::time::timeout(self.idle_timeout, &mut answer).await {
+            match tokio::time::timeout(step, &mut answer).await {
                 Ok(Ok(response)) => return Ok(response.map(|body| ResponseBody::new(body, self.idle_timeout))),
                 Ok(Err(error)) => return Err(describe(&host, &error)),
-                Err(_) if progress.count() != seen => seen = progress.count(),
-                Err(_) => {
-                    let seconds = self.idle_timeout.as_secs();
-                    return Err(Error::new(ErrorKind::Transient, format!("no answer from {host} for {seconds}s")));
+                Err(_) if progress.count() != seen => {
+                    seen = progress.count();
+                    silent = Duration::ZERO;
                 }
+                Err(_) => silent += step,
+            }
+            if silent >= self.idle_timeout {
+                let seconds = self.idle_timeout.as_secs();
+                return Err(Error::new(ErrorKind::Transient, format!("no answer from {host} for {seconds}s")));
+            }
+            if silent == SILENCE {
+                tracing::warn!(%host, silent_s = silent.as_secs(), limit_s = self.idle_timeout.as_secs(), "server does not answer, still waiting");
             }
         }
     }
@@ -207,6 +218,10 @@ impl HttpClient {
         }
     }
 }
+
+/// A server that says nothing for so long is worth a line in the log, although
+/// the request may go on for longer.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Name and port of a destination, for messages.
 pub(crate) fn host_and_port(uri: &Uri) -> String {

@@ -116,7 +116,8 @@ impl Line {
 }
 
 fn context(attempts: u32) -> ClientContext {
-    let http = HttpPool::new(HttpOptions { idle_timeout: PATIENCE, connect_timeout: PATIENCE, ..HttpOptions::default() });
+    let http =
+        HttpPool::new(HttpOptions { idle_timeout: PATIENCE, connect_timeout: PATIENCE, ..HttpOptions::default() });
     let retry = RetryPolicy {
         attempts,
         base: Duration::from_millis(1),

@@ -16,7 +16,6 @@
 
 mod body;
 mod dial;
-#[cfg(any(feature = "s3", feature = "abs", feature = "gs", feature = "oss"))]
 mod echo;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;

@@ -21,7 +21,7 @@ use crate::units::{GoDuration, ParseIntegerError, parse_integer};
 pub(crate) const HELP_WORDS: [&str; 3] = ["-h", "-help", "--help"];
 
 /// A command's flags and positional arguments.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Arguments {
     values: HashMap<&'static str, FlagValue>,
     /// Everything from the first word that is not a flag.
@@ -117,6 +117,11 @@ impl Arguments {
     /// A boolean flag; false unless given.
     pub(crate) fn is_set(&self, name: &str) -> bool {
         matches!(self.values.get(name), Some(FlagValue::Bool(true)))
+    }
+
+    /// Whether a flag was given at all, except as `-flag=false`.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| *value != FlagValue::Bool(false))
     }
 
     /// A text flag; `None` unless given.

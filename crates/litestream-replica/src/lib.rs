@@ -23,6 +23,7 @@
 pub mod abs;
 pub mod client;
 pub mod clock;
+pub mod discover;
 mod error;
 pub mod file;
 #[cfg(feature = "gs")]

@@ -15,6 +15,7 @@ mod mistakes;
 mod plans;
 mod points;
 mod restore;
+mod restore_all;
 mod s3;
 mod shell;
 mod tree;

@@ -12,6 +12,7 @@
 //! Spec: store-and-restore §12, §21.1; ltx §8–11.
 
 mod assemble;
+mod attributes;
 mod fault;
 pub(crate) mod fetch;
 mod journal;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 use ltx::{PageSize, Txid};
 use tokio_util::sync::CancellationToken;
 
+pub use self::attributes::Attributes;
 pub(crate) use self::fault::task_failed;
 pub use self::output::{OutputPolicy, check_output};
 
@@ -55,6 +57,8 @@ pub struct RestoreOptions {
     pub parallelism: usize,
     /// What to do about an existing database.
     pub policy: OutputPolicy,
+    /// Owner and mode of the output.
+    pub attributes: Attributes,
     /// Plans of at least so many bytes keep a journal, `<output>.tmp-resume`: one
     /// that was killed goes on where it stopped when it is started again, and one
     /// that lost its store leaves its work and says so. The default is 64 MiB.
@@ -74,6 +78,7 @@ impl RestoreOptions {
             target: Target::Latest,
             parallelism: DEFAULT_PARALLELISM,
             policy: OutputPolicy::RefuseExisting,
+            attributes: Attributes::default(),
             resume_from_bytes: RESUME_FROM_BYTES,
             verify: None,
             cancel: CancellationToken::new(),
@@ -160,13 +165,13 @@ pub async fn restore(
 }
 
 async fn run(client: Arc<dyn ReplicaClient>, options: RestoreOptions, progress: Arc<dyn Progress>) -> Result<Restored> {
-    let RestoreOptions { output, target, parallelism, policy, resume_from_bytes, verify, cancel } = options;
+    let RestoreOptions { output, target, parallelism, policy, attributes, resume_from_bytes, verify, cancel } = options;
     check_output(&output, policy)?;
     let parallelism = if parallelism == 0 { DEFAULT_PARALLELISM } else { parallelism };
     let fetcher = Arc::new(Fetcher::new(Arc::clone(&client), parallelism));
     let mut rounds = Rounds::begin(Planner::new(client, target, parallelism)).await?;
     let is_large = rounds.plan.total_bytes() >= resume_from_bytes;
-    let mut temp = TempFile::create(&output, is_large)?;
+    let mut temp = TempFile::create(&output, is_large)?.with_attributes(attributes)?;
     let (plan, assembled) = loop {
         let plan = rounds.plan.clone();
         progress.aimed(plan.txid());

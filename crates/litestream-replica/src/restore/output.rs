@@ -8,15 +8,16 @@
 //!
 //! Spec: store-and-restore §12, §13.2.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ltx::{PageSize, Pgno};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::attributes::Attributes;
 use super::journal::Journal;
 use super::sidecar::{self, with_suffix};
 use crate::{Error, ErrorKind, Result};
@@ -96,6 +97,7 @@ pub(crate) struct TempFile {
     file: Arc<File>,
     /// Directories made for the output, outermost first.
     made_dirs: Vec<PathBuf>,
+    attributes: Attributes,
     keep: bool,
     /// Whether the file is the leftover of a restore that did not end.
     is_leftover: bool,
@@ -123,6 +125,7 @@ impl TempFile {
                     path,
                     file,
                     made_dirs,
+                    attributes: Attributes::default(),
                     keep: false,
                     is_leftover,
                     #[cfg(test)]
@@ -136,6 +139,13 @@ impl TempFile {
         }
     }
 
+    /// Lets the output have these attributes.
+    pub(crate) fn with_attributes(mut self, attributes: Attributes) -> Result<Self> {
+        self.attributes = attributes;
+        attributes.narrow(&self.file)?;
+        Ok(self)
+    }
+
     /// Starts over with an empty file.
     ///
     /// It is a new file of the same name: work of the attempt before may still
@@ -143,6 +153,7 @@ impl TempFile {
     pub(crate) fn renew(&mut self) -> Result<()> {
         remove_if_there(&self.path)?;
         let (file, _) = open_locked(&self.path, existing(&self.output)?.as_ref(), false)?;
+        self.attributes.narrow(&file)?;
         self.file = Arc::new(file);
         self.is_leftover = false;
         Ok(())
@@ -184,9 +195,7 @@ impl TempFile {
     pub(crate) fn publish(mut self, policy: OutputPolicy) -> Result<()> {
         check_output(&self.output, policy)?;
         let replaced = existing(&self.output)?;
-        if let Some(replaced) = &replaced {
-            self.take_over_attributes(replaced)?;
-        }
+        self.attributes.apply(&self.file, &self.output, replaced.as_ref(), &self.made_dirs)?;
         sidecar::remove_all(&self.path);
         let stale = sidecar::existing(&self.output)?;
         self.reached("checked")?;
@@ -214,14 +223,6 @@ impl TempFile {
             sync_parent(dir)?;
         }
         Ok(())
-    }
-
-    /// The new file looks like the one it replaces.
-    fn take_over_attributes(&self, replaced: &Metadata) -> Result<()> {
-        let mode = Permissions::from_mode(replaced.mode() & 0o7777);
-        // Only root may give files away; everybody else keeps the new owner.
-        let _ = std::os::unix::fs::fchown(&self.file, Some(replaced.uid()), Some(replaced.gid()));
-        self.file.set_permissions(mode).map_err(|e| Error::io(format!("set mode of {}", self.path.display()), e))
     }
 
     /// Removes the old database, then its side files.

@@ -30,5 +30,6 @@ mod restore;
 
 pub use choice::{Format, choose, find};
 pub use inventory::{NO_SNAPSHOTS, V3Inventory, V3Plan, V3Segment, V3Snapshot};
+pub(crate) use name::place_of;
 pub use name::{Generation, LogPosition};
 pub use restore::{restore, restore_any_format};

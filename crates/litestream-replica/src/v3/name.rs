@@ -80,6 +80,17 @@ impl ObjectName {
     }
 }
 
+/// The replica that a key belongs to, itself relative; `None` for foreign names.
+pub(crate) fn place_of(key: &str) -> Option<&str> {
+    let start = key.rfind(GENERATIONS)?;
+    let (place, name) = key.split_at_checked(start)?;
+    ObjectName::parse(name)?;
+    match place.is_empty() {
+        true => Some(place),
+        false => place.strip_suffix('/'),
+    }
+}
+
 fn parse_index(text: &str) -> Option<u32> {
     let index = if text.len() == 8 { parse_hex(text)? } else { return None };
     u32::try_from(index).ok().filter(|index| *index <= i32::MAX.cast_unsigned())

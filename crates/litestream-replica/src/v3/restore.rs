@@ -67,13 +67,14 @@ async fn run(
     progress: Arc<dyn Progress>,
 ) -> Result<Restored> {
     // Old backups keep no journal; they are restored in one go.
-    let RestoreOptions { output, target, parallelism, policy, verify, cancel, resume_from_bytes: _ } = options;
+    let RestoreOptions { output, target, parallelism, policy, attributes, verify, cancel, resume_from_bytes: _ } =
+        options;
     check_output(&output, policy)?;
     let parallelism = if parallelism == 0 { DEFAULT_PARALLELISM } else { parallelism };
     let plan = inventory.plan(target)?;
     warn_of_other_generations(inventory, &plan, target);
     let fetcher = Arc::new(Fetcher::new(client, parallelism));
-    let temp = TempFile::create(&output, false)?;
+    let temp = TempFile::create(&output, false)?.with_attributes(attributes)?;
     progress.planned(plan.object_count(), plan.total_bytes());
 
     let (sender, receiver) = mpsc::channel(1);

@@ -1,10 +1,11 @@
 //! What may stand at the output path, and when it is replaced.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
+use litestream_replica::restore::Attributes;
 use litestream_replica::{Error, ErrorKind, OutputPolicy, RestoreOptions, Result, Target};
 use ltx::Txid;
 use rustix::fs::{FlockOperation, flock};
@@ -303,4 +304,68 @@ async fn a_moment_that_only_higher_levels_cover_is_restored() {
     let restored = restore_to(store, dir.path(), |o| o.target = moment).await.unwrap();
     assert_eq!(restored.txid.get(), 3);
     assert_same_image(&fs::read(dir.path().join("db")).unwrap(), world.image(3), world.page_size);
+}
+
+fn attributes_of(path: &Path) -> (u32, u32, u32) {
+    let file = fs::metadata(path).unwrap();
+    (file.uid(), file.gid(), file.mode() & 0o7777)
+}
+
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: only root may give files away");
+    }
+    is_root
+}
+
+#[tokio::test]
+async fn a_mode_that_is_asked_for_beats_that_of_the_old_database() {
+    let dir = tempfile::tempdir().unwrap();
+    for is_replacing in [false, true] {
+        if is_replacing {
+            fs::set_permissions(dir.path().join("db"), fs::Permissions::from_mode(0o664)).unwrap();
+        }
+        let attributes = Attributes { mode: Some(0o640), ..Attributes::default() };
+        restore_to(store(), dir.path(), |options| {
+            options.attributes = attributes;
+            options.policy = OutputPolicy::Force;
+        })
+        .await
+        .unwrap();
+        assert_eq!(attributes_of(&dir.path().join("db")).2, 0o640);
+    }
+    assert_restored(dir.path());
+}
+
+/// Somebody who restores as root would otherwise leave the application with a
+/// database it cannot open.
+#[tokio::test]
+async fn a_new_database_belongs_to_the_owner_of_its_directory() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(12_345), Some(54_321)).unwrap();
+    restore_to(store(), dir.path(), |options| options.output = dir.path().join("new/er/db")).await.unwrap();
+    for name in ["new", "new/er", "new/er/db"] {
+        let (user, group, _) = attributes_of(&dir.path().join(name));
+        assert_eq!((user, group), (12_345, 54_321), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_is_asked_for_beats_every_other() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    restore_to(store(), dir.path(), |options| {
+        options.attributes = Attributes { user: Some(12_345), group: None, mode: Some(0o600) };
+    })
+    .await
+    .unwrap();
+    let (user, group, mode) = attributes_of(&dir.path().join("db"));
+    assert_eq!((user, group, mode), (12_345, fs::metadata(dir.path()).unwrap().gid(), 0o600));
 }

@@ -7,9 +7,11 @@
 //!
 //! Spec: docs/commands.md, "restore"; store-and-restore §13.
 
+mod all;
 mod dry_run;
 mod follow;
 mod options;
+mod owner;
 pub(crate) mod refusal;
 mod report;
 mod spec;
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use litestream::IntegrityCheck;
 use litestream::follow::restore_copy;
-use litestream_replica::restore::{OutputPolicy, RestoreOptions, Restored, check_output, restore};
+use litestream_replica::restore::{Attributes, OutputPolicy, RestoreOptions, Restored, check_output, restore};
 use litestream_replica::v3::V3Inventory;
 use litestream_replica::{ErrorKind, ReplicaClient, Target};
 use tokio_util::sync::CancellationToken;
@@ -45,13 +47,29 @@ use crate::source::Source;
 struct Job {
     arguments: Arguments,
     environment: Environment,
-    source: Source,
+    /// Whether a URL named the replica, and not a configuration.
+    is_by_url: bool,
     /// The positional argument as typed.
     source_text: String,
     client: Arc<dyn ReplicaClient>,
     output: PathBuf,
     target: Target,
     check: IntegrityCheck,
+    attributes: Attributes,
+    /// Requests at once; 0 means the default.
+    parallelism: usize,
+}
+
+/// What became of one restore among many.
+enum Outcome {
+    Restored(Restored),
+    /// With `-dry-run`: the state that would be restored, and bytes to fetch.
+    Planned {
+        txid: String,
+        timestamp: String,
+        size: u64,
+    },
+    Skipped(&'static str),
 }
 
 /// What the listings led to.
@@ -65,6 +83,9 @@ enum Prepared {
 }
 
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
+    if invocation.arguments.is_set("all") {
+        return all::run(invocation);
+    }
     let Invocation { arguments, environment, .. } = invocation;
     let source_text = match arguments.positionals.as_slice() {
         [] => return Err(usage().into()),
@@ -73,6 +94,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     };
     let check = integrity_check(&arguments)?;
     let target = target(&arguments, &environment)?;
+    let attributes = owner::attributes(&arguments)?;
     let surroundings = Surroundings::of_process(&environment)?;
     let source = Source::find(&arguments, &surroundings, usage)?;
     let result_on_stdout = arguments.is_set("json") || arguments.is_set("dry-run");
@@ -87,7 +109,10 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let client = source.client(&surroundings)?;
-    let job = Job { arguments, source_text, client, output, target, check, source, environment };
+    let is_by_url = matches!(source, Source::Url(_));
+    let parallelism = parallelism(&arguments);
+    let job =
+        Job { arguments, environment, is_by_url, source_text, client, output, target, check, attributes, parallelism };
     let runtime = runtime()?;
     let result =
         runtime.block_on(async { if job.arguments.is_set("f") { job.follow().await } else { job.run().await } });
@@ -142,10 +167,6 @@ impl Job {
         }
     }
 
-    fn is_by_url(&self) -> bool {
-        matches!(self.source, Source::Url(_))
-    }
-
     fn policy(&self) -> OutputPolicy {
         if self.arguments.is_set("force") { OutputPolicy::Force } else { OutputPolicy::RefuseExisting }
     }
@@ -153,8 +174,9 @@ impl Job {
     fn options(&self, cancel: CancellationToken) -> RestoreOptions {
         RestoreOptions {
             target: self.target,
-            parallelism: parallelism(&self.arguments),
+            parallelism: self.parallelism,
             policy: self.policy(),
+            attributes: self.attributes,
             verify: verify_hook(self.check),
             cancel,
             ..RestoreOptions::new(&self.output)
@@ -186,7 +208,7 @@ impl Job {
             Ok(restored) => Ok(Some(restored)),
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 // A wrong time in a URL's replica has always been an error of its own.
-                let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
+                let is_wrong_time = self.is_by_url && matches!(self.target, Target::Timestamp(_));
                 if self.arguments.is_set("if-replica-exists") && !is_wrong_time {
                     tracing::info!("no matching backups found");
                     return Ok(None);

@@ -24,7 +24,7 @@ impl Job {
     pub(super) async fn check_timestamp(&self) -> anyhow::Result<()> {
         let Target::Timestamp(wanted) = self.target else { return Ok(()) };
         match Inventory::load(&*self.client, false).await?.bounds() {
-            None if self.is_by_url() => fail("no backups found"),
+            None if self.is_by_url => fail("no backups found"),
             Some(bounds) if wanted > bounds.newest => {
                 output::note(&format!(
                     "-timestamp is after the newest backup of {}; restoring that one",
@@ -38,7 +38,7 @@ impl Job {
 
     /// What to print instead of `error`.
     pub(super) async fn explain(&self, error: &litestream_replica::Error) -> anyhow::Error {
-        explain(&self.client, error, self.target, self.is_by_url(), &self.source_text).await
+        explain(&self.client, error, self.target, self.is_by_url, &self.source_text).await
     }
 }
 

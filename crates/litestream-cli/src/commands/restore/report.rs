@@ -57,7 +57,7 @@ impl Job {
     }
 }
 
-fn check_name(check: IntegrityCheck) -> &'static str {
+pub(super) fn check_name(check: IntegrityCheck) -> &'static str {
     match check {
         IntegrityCheck::None => "none",
         IntegrityCheck::Quick => "quick",
@@ -66,6 +66,6 @@ fn check_name(check: IntegrityCheck) -> &'static str {
 }
 
 /// A duration for people: milliseconds are precise enough.
-fn rounded(elapsed: Duration) -> GoDuration {
+pub(super) fn rounded(elapsed: Duration) -> GoDuration {
     GoDuration::from_millis(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }

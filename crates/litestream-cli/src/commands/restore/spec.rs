@@ -6,7 +6,7 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
     name: "restore",
     summary: "recovers database backup from a replica",
     about: "The restore command recovers a database from its replica. The output is\nuntouched until the restored database is complete and verified.",
-    positionals: &["DB_PATH", "REPLICA_URL"],
+    positionals: &["DB_PATH", "REPLICA_URL", "-all [DIR|REPLICA_URL]"],
     flags: &[
         &CONFIG,
         &NO_EXPAND_ENV,
@@ -94,8 +94,32 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
             help: "Run SQLite's integrity check on the restored database before it\nreplaces anything. MODE is one of: none, quick, full.",
             default: "none",
         },
+        &FlagSpec {
+            name: "owner",
+            kind: FlagKind::Text,
+            value: "USER[:GROUP]",
+            help: "Give the restored database to this user and group, by name or number.",
+            default: "those of the replaced database, else of the directory",
+        },
+        &FlagSpec {
+            name: "mode",
+            kind: FlagKind::Text,
+            value: "MODE",
+            help: "Permissions of the restored database, in octal (e.g. 0640).",
+            default: "those of the replaced database",
+        },
+        &FlagSpec {
+            name: "all",
+            kind: FlagKind::Bool,
+            value: "",
+            help: "Restore every database of the configuration, of those below DIR, or\nevery one below REPLICA_URL. Then -o names a directory.",
+            default: "",
+        },
     ],
-    notes: "",
+    notes: "\
+With -all several databases are restored at the same time, sharing -parallelism.
+One that fails does not stop the others: all failures are listed at the end, and
+the exit code is 1. Databases of \"dir\" entries are found in the replica, too.",
     examples: &[
         ("Restore latest replica for database to original location.", "litestream restore /path/to/db"),
         (
@@ -105,6 +129,11 @@ pub(crate) const SPEC: CommandSpec = CommandSpec {
         ("Restore latest replica for database to a new place.", "litestream restore -o /path/to/copy /path/to/db"),
         ("Restore database from S3 replica URL.", "litestream restore -o /path/to/copy s3://mybucket/db"),
         ("Keep a read-only copy up to date.", "litestream restore -f -o /path/to/copy s3://mybucket/db"),
+        ("Restore every database of the configuration that is missing.", "litestream restore -all -if-db-not-exists"),
+        (
+            "Restore every database below a prefix into a directory.",
+            "litestream restore -all -o /path/to/dir s3://mybucket/tenants",
+        ),
         ("Preview restore plan without writing a database.", "litestream restore -dry-run -o /tmp/db s3://mybucket/db"),
     ],
     hidden: false,

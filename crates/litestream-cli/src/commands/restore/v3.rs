@@ -56,8 +56,8 @@ impl Job {
 
     /// Whether an error is one that `-if-replica-exists` overlooks. A wrong time in
     /// a URL's replica never was.
-    fn is_no_backup(&self, error: &litestream_replica::Error) -> bool {
-        let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
+    pub(super) fn is_no_backup(&self, error: &litestream_replica::Error) -> bool {
+        let is_wrong_time = self.is_by_url && matches!(self.target, Target::Timestamp(_));
         error.kind() == ErrorKind::Unavailable && !is_wrong_time && self.arguments.is_set("if-replica-exists")
     }
 
@@ -68,11 +68,11 @@ impl Job {
         }
     }
 
-    fn explain_old(&self, error: &litestream_replica::Error, inventory: &V3Inventory) -> anyhow::Error {
+    pub(super) fn explain_old(&self, error: &litestream_replica::Error, inventory: &V3Inventory) -> anyhow::Error {
         if error.kind() != ErrorKind::Unavailable {
             return Failure::new(error.to_string()).into();
         }
-        let is_wrong_time = self.is_by_url() && matches!(self.target, Target::Timestamp(_));
+        let is_wrong_time = self.is_by_url && matches!(self.target, Target::Timestamp(_));
         let failure =
             Failure::new(if is_wrong_time { "timestamp does not exist".to_owned() } else { error.to_string() });
         match inventory.bounds() {

@@ -26,6 +26,13 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Columns of the terminal that results go to; `None` where no person reads them.
+pub(crate) fn terminal_width() -> Option<usize> {
+    let terminal = console::Term::stdout();
+    let (_, columns) = terminal.is_term().then(|| terminal.size_checked()).flatten()?;
+    (columns > 0).then_some(columns.into())
+}
+
 /// Writes a note for a person to standard error.
 pub(crate) fn note(text: &str) {
     // There is nowhere left to report a failure to.

@@ -9,6 +9,7 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use ltx::{FileName, Txid};
 
+use crate::lease::LockStore;
 use crate::{Level, Result};
 
 /// Identity of a stored file: nothing else tells two files apart.
@@ -172,4 +173,25 @@ pub trait ReplicaClient: Send + Sync + 'static {
 
     /// Deletes everything under the prefix.
     async fn delete_all(&self) -> Result<()>;
+
+    /// Makes sure that this process may write here; called before each batch. True
+    /// when the right is new: others may have written before, and everything that
+    /// was known about the replica must be read again. Writing is possible from the
+    /// next claim that answers false.
+    ///
+    /// # Errors
+    /// [`Leased`](crate::ErrorKind::Leased) while another process has the lease.
+    async fn claim(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Gives the right to write back, so that another process need not wait.
+    async fn release(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The object that a [lease](crate::lease) is kept in, where the store can.
+    fn lock(&self) -> Option<Box<dyn LockStore>> {
+        None
+    }
 }

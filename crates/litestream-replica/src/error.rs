@@ -26,6 +26,8 @@ pub enum ErrorKind {
     NotFound,
     /// Somebody else changed it first; read again before deciding.
     Conflict,
+    /// Another process has the lease of this replica; wait, and do not write.
+    Leased,
     /// Worth trying again: timeouts, resets, 408, 429, 5xx.
     Transient,
     /// Bytes that fail their own checksum. Never retried, never overwritten.

@@ -31,6 +31,7 @@ pub mod gs;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod layout;
+pub mod lease;
 mod level;
 pub mod metered;
 mod moment;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use ltx::Txid;
 
+use crate::lease::LockStore;
 use crate::{ByteStream, Error, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
 
 /// A client that counts what the one inside does.
@@ -250,5 +251,17 @@ impl ReplicaClient for Metered {
     async fn delete_all(&self) -> Result<()> {
         let began = Instant::now();
         self.operations.delete.record(began, self.inner.delete_all().await, 0)
+    }
+
+    async fn claim(&self) -> Result<bool> {
+        self.inner.claim().await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.inner.release().await
+    }
+
+    fn lock(&self) -> Option<Box<dyn LockStore>> {
+        self.inner.lock()
     }
 }

@@ -3,7 +3,8 @@
 //! `options` decides what the user's settings mean and `location` reads them
 //! from URLs; `provider` holds every difference between stores; `endpoint` turns
 //! keys into URLs; `credentials` knows who we are; `api` sends one request and
-//! `refusal` explains a no; `list`, `upload` and `delete` are the operations.
+//! `refusal` explains a no; `list`, `upload` and `delete` are the operations, `lock`
+//! is the object of the lease.
 //!
 //! Spec: backends §3 and §4, store-and-restore §3.
 
@@ -13,6 +14,7 @@ mod delete;
 mod endpoint;
 mod list;
 mod location;
+mod lock;
 mod options;
 mod provider;
 mod refusal;
@@ -37,12 +39,14 @@ use xml::Location;
 
 use crate::http::{HttpClient, range};
 use crate::layout::Layout;
+use crate::lease::LockStore;
 use crate::{ByteStream, ClientContext, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
 
 /// A [`ReplicaClient`] over one prefix of a bucket.
 ///
 /// One limit of the protocol shows: a small file whose upload is abandoned after
 /// its last byte was sent may still appear, complete.
+#[derive(Clone)]
 pub struct S3Client {
     settings: Arc<Settings>,
     layout: Layout,
@@ -173,6 +177,10 @@ impl ReplicaClient for S3Client {
 
     async fn delete_all(&self) -> Result<()> {
         self.api().await?.delete_below(self.layout.root()).await
+    }
+
+    fn lock(&self) -> Option<Box<dyn LockStore>> {
+        Some(Box::new(lock::S3Lock::new(self.clone())))
     }
 }
 

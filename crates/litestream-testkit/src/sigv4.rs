@@ -48,14 +48,11 @@ pub(crate) fn request(
     let date = time.get(..8).unwrap_or_default();
     let digest = hex(&Sha256::digest(body));
 
-    let headers = format!("host:{}\nx-amz-content-sha256:{digest}\nx-amz-date:{time}\n", access.host);
-    let names = "host;x-amz-content-sha256;x-amz-date";
-    let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{digest}");
+    let headers = [("host", access.host), ("x-amz-content-sha256", &digest), ("x-amz-date", &time)];
+    let signed = Signed { method, path: &path, query: &query, headers: &headers, digest: &digest, time: &time };
+    let signature = signature(&signed, access.region, access.secret_key);
+    let names = signed.names();
     let scope = format!("{date}/{}/s3/aws4_request", access.region);
-    let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-    let secret = format!("AWS4{}", access.secret_key).into_bytes();
-    let key = scope.split('/').fold(secret, |key, word| hmac(&key, word.as_bytes()).to_vec());
-    let signature = hex(&hmac(&key, text.as_bytes()));
     let credential = format!("{}/{scope}", access.access_key);
 
     // HTTP/1.0, so that the end of the connection is the end of the answer.
@@ -68,6 +65,41 @@ pub(crate) fn request(
         body.len()
     );
     exchange(access.host, &head, body, access.time_limit).with_context(|| format!("{method} {target}"))
+}
+
+/// What of a request enters its signature. Everything is encoded as it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// `GET`, …
+    pub method: &'a str,
+    /// Begins with a slash.
+    pub path: &'a str,
+    /// In the order of its names; names without a value end in `=`.
+    pub query: &'a str,
+    /// The signed headers, in lower case and in order.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Value of `x-amz-content-sha256`.
+    pub digest: &'a str,
+    /// Value of `x-amz-date`.
+    pub time: &'a str,
+}
+
+impl Signed<'_> {
+    fn names(&self) -> String {
+        self.headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";")
+    }
+}
+
+/// The signature in hexadecimal, made by none of the code under test.
+pub fn signature(signed: &Signed<'_>, region: &str, secret_key: &str) -> String {
+    let Signed { method, path, query, headers, digest, time } = signed;
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{}\n{digest}", signed.names());
+    let scope = format!("{}/{region}/s3/aws4_request", time.get(..8).unwrap_or_default());
+    let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+    let secret = format!("AWS4{secret_key}").into_bytes();
+    let key = scope.split('/').fold(secret, |key, word| hmac(&key, word.as_bytes()).to_vec());
+    hex(&hmac(&key, text.as_bytes()))
 }
 
 /// Sends a head and a body and reads until the server hangs up: HTTP/1.0.
@@ -156,5 +188,57 @@ mod tests {
         assert_eq!(hex(&digest), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
         let digest = hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
         assert_eq!(hex(&digest), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
+
+    /// Amazon S3 API Reference, "Authenticating Requests: Using the Authorization
+    /// Header (Transferring Payload in a Single Chunk)", its four examples.
+    #[test]
+    fn signatures_are_those_of_amazons_examples() {
+        const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        const CONTENT: &str = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
+        let host = ("host", "examplebucket.s3.amazonaws.com");
+        let time = "20130524T000000Z";
+        let (date, empty) = (("x-amz-date", time), ("x-amz-content-sha256", NOTHING));
+        for (method, path, query, headers, wanted) in [
+            (
+                "GET",
+                "/test.txt",
+                "",
+                &[host, ("range", "bytes=0-9"), empty, date][..],
+                "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+            ),
+            (
+                "PUT",
+                "/test%24file.text",
+                "",
+                &[
+                    ("date", "Fri, 24 May 2013 00:00:00 GMT"),
+                    host,
+                    ("x-amz-content-sha256", CONTENT),
+                    date,
+                    ("x-amz-storage-class", "REDUCED_REDUNDANCY"),
+                ],
+                "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
+            ),
+            (
+                "GET",
+                "/",
+                "lifecycle=",
+                &[host, empty, date],
+                "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543",
+            ),
+            (
+                "GET",
+                "/",
+                "max-keys=2&prefix=J",
+                &[host, empty, date],
+                "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+            ),
+        ] {
+            let digest = headers.iter().find(|(name, _)| *name == "x-amz-content-sha256").unwrap().1;
+            let signed = Signed { method, path, query, headers, digest, time };
+            let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+            assert_eq!(signature(&signed, "us-east-1", secret), wanted, "{method} {path} {query}");
+        }
     }
 }

@@ -101,7 +101,64 @@ pub(super) const COMPLETE: Operation =
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+    use litestream_testkit::sigv4::{Signed, signature};
+
+    use super::super::{S3Client, S3Options};
     use super::*;
+    use crate::ClientContext;
+
+    /// The other implementation is held to the examples that Amazon publishes.
+    #[tokio::test]
+    async fn requests_are_signed_as_amazons_examples_are() {
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let options = S3Options {
+            bucket: Some("examplebucket".into()),
+            region: Some("us-east-1".into()),
+            access_key_id: Some("AKIAIOSFODNN7EXAMPLE".into()),
+            secret_access_key: Some(secret.into()),
+            ..S3Options::default()
+        };
+        let client = S3Client::new(options, &ClientContext::default()).unwrap();
+        let api = client.api().await.unwrap();
+        let operation = Operation { store: "s3", name: "test", permission: "" };
+        let keys = [Some("test$file.text"), Some("a//b c/+%.ltx"), None];
+        for (key, body) in keys.into_iter().flat_map(|key| [(key, &b""[..]), (key, b"Welcome to Amazon S3.")]) {
+            let mut call = Call::new(operation, Method::PUT, key).header("range", "bytes=0-9").unwrap();
+            call.query = vec![("lifecycle", ""), ("max-keys", "2"), ("prefix", "J/ +~é")];
+            call.body = Bytes::from_static(body);
+            let request = api.prepare(&call).await.unwrap();
+
+            let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+            let authorization = text("authorization").unwrap();
+            let (_, rest) = authorization.split_once("SignedHeaders=").unwrap();
+            let (names, sent) = rest.split_once(',').unwrap();
+            let host = request.uri().host().unwrap().to_owned();
+            let values: Vec<(&str, String)> =
+                names.split(';').map(|name| (name, text(name).unwrap_or_else(|| host.clone()))).collect();
+            let headers: Vec<(&str, &str)> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let mut query: Vec<String> = request
+                .uri()
+                .query()
+                .unwrap()
+                .split('&')
+                .map(|pair| if pair.contains('=') { pair.to_owned() } else { format!("{pair}=") })
+                .collect();
+            query.sort();
+            let (digest, time) = (text("x-amz-content-sha256").unwrap(), text("x-amz-date").unwrap());
+            let signed = Signed {
+                method: "PUT",
+                path: request.uri().path(),
+                query: &query.join("&"),
+                headers: &headers,
+                digest: &digest,
+                time: &time,
+            };
+            let wanted = signature(&signed, "us-east-1", secret);
+            assert!(sent.trim().ends_with(&format!("Signature={wanted}")), "{key:?}: {sent}");
+            assert_eq!(digest, hex(&Sha256::digest(body)));
+        }
+    }
 
     #[test]
     fn crc32_is_the_checksum_of_the_header() {

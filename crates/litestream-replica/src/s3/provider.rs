@@ -27,17 +27,20 @@ pub(super) struct Quirks {
 }
 
 impl Quirks {
+    /// What a store that does as Amazon documents needs.
+    const PLAIN: Self = Self {
+        content_md5: true,
+        sign_accept_encoding: true,
+        consistent_header: false,
+        concurrency: 5,
+        equal_parts: false,
+        crc32: false,
+        conditional_writes: false,
+    };
+
     /// The quirks of the store at `endpoint`; none means Amazon.
     pub(super) fn of(endpoint: Option<&str>) -> Self {
-        let plain = Self {
-            content_md5: true,
-            sign_accept_encoding: true,
-            consistent_header: false,
-            concurrency: 5,
-            equal_parts: false,
-            crc32: false,
-            conditional_writes: false,
-        };
+        let plain = Self::PLAIN;
         let Some(endpoint) = endpoint else {
             return Self { crc32: true, conditional_writes: true, ..plain };
         };
@@ -125,5 +128,30 @@ mod tests {
         assert!(Quirks::of(Some("https://not-t3.storage.dev")).content_md5);
         assert_eq!(Quirks::of(Some("https://acct.r2.cloudflarestorage.com")).concurrency, 2);
         assert_eq!(Quirks::of(Some("https://r2.cloudflarestorage.com.example")).concurrency, 5);
+    }
+
+    /// Every store that the specification names, by an endpoint of its own.
+    #[test]
+    fn every_known_provider_gets_what_it_needs() {
+        let plain = Quirks::PLAIN;
+        let tigris = Quirks { content_md5: false, consistent_header: true, ..plain };
+        for (endpoint, wanted) in [
+            ("https://fly.storage.tigris.dev", tigris),
+            ("t3.storage.dev", tigris),
+            ("https://0123.r2.cloudflarestorage.com", Quirks { concurrency: 2, equal_parts: true, ..plain }),
+            ("https://s3.us-west-002.backblazeb2.com", plain),
+            ("s3.filebase.com", plain),
+            ("https://project.supabase.co/storage/v1/s3", plain),
+            ("https://nyc3.digitaloceanspaces.com", plain),
+            ("s3.fr-par.scw.cloud", plain),
+            ("https://fsn1.your-objectstorage.com", plain),
+            ("https://us-east-1.linodeobjects.com", plain),
+            ("https://s3.wasabisys.com", plain),
+            ("http://localhost:9000", plain),
+            ("https://storage.googleapis.com", Quirks { sign_accept_encoding: false, ..plain }),
+        ] {
+            assert_eq!(Quirks::of(Some(endpoint)), wanted, "{endpoint}");
+        }
+        assert_eq!(Quirks::of(None), Quirks { crc32: true, conditional_writes: true, ..plain }, "amazon");
     }
 }

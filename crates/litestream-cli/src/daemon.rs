@@ -142,7 +142,7 @@ impl Daemon<'_> {
         }
         let mut clients = Vec::with_capacity(databases.len());
         for db in databases {
-            let client = db.client(self.surroundings)?;
+            let client = db.writing_client(self.surroundings)?;
             clients.push((db, client));
         }
         refuse_sharing(&clients)?;

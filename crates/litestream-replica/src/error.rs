@@ -52,6 +52,7 @@ impl ErrorKind {
         match self {
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
+            Self::Leased => "leased",
             Self::Transient => "transient",
             Self::Corrupt => "corrupt",
             Self::Setup => "setup",

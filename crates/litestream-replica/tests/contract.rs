@@ -28,6 +28,8 @@ mod contract {
     mod gs_faults;
     #[cfg(feature = "s3")]
     mod identity;
+    #[cfg(feature = "s3")]
+    mod lease;
     #[cfg(feature = "nats")]
     mod nats;
     #[cfg(feature = "nats")]
@@ -36,6 +38,8 @@ mod contract {
     mod oss;
     #[cfg(feature = "s3")]
     mod s3;
+    #[cfg(feature = "s3")]
+    mod s3_tls;
     #[cfg(feature = "http")]
     mod scripted;
     mod suite;

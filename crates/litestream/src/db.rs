@@ -264,7 +264,12 @@ impl Database {
     /// again before [`reopen`](Self::reopen).
     pub(crate) async fn close(&self) -> Result<()> {
         self.is_closed.store(true, Ordering::Release);
-        with(&self.capture, Capture::close).await
+        let closed = with(&self.capture, Capture::close).await;
+        if let Err(err) = self.prefix.release().await {
+            // It ends by itself; the next writer only waits longer.
+            tracing::warn!(db = %self.path().display(), error = %err, "cannot release lease");
+        }
+        closed
     }
 
     /// Lets a closed database be opened again, with nothing taken for known that

@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Missing,
     /// The replica refused or failed.
     Replica,
+    /// Another process has the replica's lease; wait, and do not write.
+    Leased,
     /// The caller gave up.
     Cancelled,
 }
@@ -94,6 +96,7 @@ impl From<litestream_replica::Error> for Error {
             Replica::DiskFull => ErrorKind::DiskFull,
             Replica::Corrupt => ErrorKind::Corrupt,
             Replica::Setup => ErrorKind::Setup,
+            Replica::Leased => ErrorKind::Leased,
             Replica::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Replica,
         };

@@ -251,6 +251,10 @@ impl Database {
             if is_hopeless && self.status().captured_at.is_none() {
                 return Err(err.to_string());
             }
+            // The other one sends on, for longer than anybody waits here.
+            if err.kind() == ErrorKind::Leased {
+                return Err(err.to_string());
+            }
             let now = Instant::now();
             if now >= patience.retry_until {
                 return Err(format!("shutdown sync timeout after {attempts} attempts: {err}"));

@@ -177,7 +177,9 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
                 }
             }
             Err(err) => {
-                let pause = failures.failed(&db, &err);
+                let backoff = failures.failed(&db, &err);
+                // Whoever waits for a lease must be there when it ends.
+                let pause = if err.kind() == ErrorKind::Leased { LEASE_PAUSE } else { backoff };
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     () = sleep(pause) => {}
@@ -261,5 +263,6 @@ const FIRST_RETRY: Duration = Duration::from_micros(500);
 const LAST_RETRY: Duration = Duration::from_millis(512);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 const MAX_BRIEF: u32 = 100;
+const LEASE_PAUSE: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const LOG_INTERVAL: Duration = Duration::from_secs(30);

@@ -276,6 +276,21 @@ impl ReplicaClient for Prefix {
         drop(pending);
         result
     }
+
+    /// Writing is possible when this returns. A new right means that others may have
+    /// written, so nothing is taken for known before it is used.
+    async fn claim(&self) -> ReplicaResult<bool> {
+        let mut is_new = false;
+        while self.client.claim().await? {
+            self.forget();
+            is_new = true;
+        }
+        Ok(is_new)
+    }
+
+    async fn release(&self) -> ReplicaResult<()> {
+        self.client.release().await
+    }
 }
 
 #[cfg(test)]

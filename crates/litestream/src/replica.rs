@@ -65,6 +65,9 @@ impl Uploader {
     }
 
     async fn try_round(&mut self, capture: &SharedCapture, limit: u32) -> Result<bool> {
+        if self.prefix.claim().await? {
+            self.uploaded = None;
+        }
         let has_base = with(capture, |capture| Ok(capture.position().is_some())).await?;
         let mut uploaded = match self.uploaded {
             Some(uploaded) if has_base => uploaded,

@@ -8,7 +8,9 @@
 //! Spec: docs/commands.md, "config".
 
 use litestream::{DbOptions, ReplicaOptions, meta_path};
+use litestream_replica::lease::DEFAULT_TTL;
 
+use super::model::LeaseSettings;
 use super::{Config, DbConfig, Document, ReplicaSettings, Surroundings, defaults};
 use crate::environment::Environment;
 use crate::output::without_credentials;
@@ -282,6 +284,12 @@ fn replica<'a>(replica: &ReplicaSettings, place: &str, origins: &'a Origins<'a>)
             }
         };
         section.put_or(key, value, inherited);
+    }
+    if replica.lease != LeaseSettings::default() {
+        let mut lease = origins.section(&format!("{place}.lease"));
+        lease.put("enabled", replica.lease.enabled.unwrap_or_default());
+        lease.put("ttl", replica.lease.ttl.unwrap_or_else(|| DEFAULT_TTL.into()));
+        section.nest("lease", lease);
     }
     section
 }

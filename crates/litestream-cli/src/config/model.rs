@@ -162,6 +162,8 @@ macro_rules! replica_settings {
             /// Path of a directory entry's database below its directory; goes
             /// behind wherever the entry's replica is.
             pub(crate) below: Option<String>,
+            /// Whether to write only while this process has the replica's lease.
+            pub(crate) lease: LeaseSettings,
             $( pub(crate) $field: Option<setting_type!($kind)>, )*
         }
 
@@ -173,6 +175,7 @@ macro_rules! replica_settings {
                     url: None,
                     path: None,
                     below: None,
+                    lease: LeaseSettings::default(),
                     $( $field: read_setting!($kind, section, $key, problems).filter(IsSet::is_set), )*
                 }
             }
@@ -263,6 +266,11 @@ impl ReplicaSettings {
         // Old configurations name their replica; the name means nothing.
         section.text("name", problems);
         settings.read_age(&section, problems);
+        if let Some(lease) = section.section("lease", problems) {
+            settings.lease.enabled = lease.boolean("enabled", problems);
+            settings.lease.ttl = lease.duration("ttl", problems);
+            lease.report_unknown_keys(&format!("{place}.lease"), problems);
+        }
         section.report_unknown_keys(place, problems);
         Some(settings)
     }
@@ -296,6 +304,13 @@ impl ReplicaSettings {
             (self.bucket, self.host, self.webdav_url) = (bucket, host, webdav_url);
         }
     }
+}
+
+/// `lease:` of a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeaseSettings {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) ttl: Option<GoDuration>,
 }
 
 /// Whether a value counts as given.

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use litestream_replica::ReplicaClient;
 use litestream_replica::abs::AbsOptions;
+use litestream_replica::clock::SystemClock;
 use litestream_replica::file::FileOptions;
 use litestream_replica::gs::GsOptions;
+use litestream_replica::lease::{DEFAULT_TTL, LeaseOptions, LeasedClient};
 use litestream_replica::nats::NatsOptions;
 use litestream_replica::oss::OssOptions;
 use litestream_replica::s3::S3Options;
@@ -294,6 +296,24 @@ impl DbConfig {
         replica
             .client(self.path.as_deref(), surroundings)
             .map_err(|message| Failure::new(format!("{message} ({})", self.named())).into())
+    }
+
+    /// The same for a process that writes: under a lease, if one is configured.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client), and a replica that cannot hold a lease.
+    pub(crate) fn writing_client(&self, surroundings: &Surroundings<'_>) -> anyhow::Result<Arc<dyn ReplicaClient>> {
+        let client = self.client(surroundings)?;
+        let lease = self.replica()?.lease;
+        if !lease.enabled.unwrap_or_default() {
+            return Ok(client);
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let owner = format!("{host}:{}", std::process::id());
+        let ttl = lease.ttl.map_or(DEFAULT_TTL, GoDuration::to_duration);
+        LeasedClient::new(client, LeaseOptions { owner, ttl }, Arc::new(SystemClock))
+            .map(|leased| Arc::new(leased) as Arc<dyn ReplicaClient>)
+            .map_err(|error| Failure::new(format!("{error} ({})", self.named())).into())
     }
 }
 

@@ -465,8 +465,19 @@ dbs:
     // A replica shows what is set; these are the keys it knows.
     let settings = meaning.config.dbs[0].replica.as_ref().unwrap().settings();
     shown.extend(settings.iter().flat_map(|(key, _)| [(*key).to_owned(), format!("dbs[0].replica.{key}")]));
-    let without_own_line =
-        ["name", "age", "replicas", "levels", "socket", "logging", "snapshot", "retention", "validation", "dbs"];
+    let without_own_line = [
+        "name",
+        "age",
+        "lease",
+        "replicas",
+        "levels",
+        "socket",
+        "logging",
+        "snapshot",
+        "retention",
+        "validation",
+        "dbs",
+    ];
     for known in problems.known_keys {
         let key = known.rsplit('.').next().unwrap();
         let of_other_kind =

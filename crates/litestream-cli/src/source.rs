@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use litestream_replica::ReplicaClient;
+use litestream_replica::{ReplicaClient, ReplicaUrl};
 
 use crate::arguments::Arguments;
 use crate::config::model::Logging;
@@ -74,6 +74,18 @@ impl Source {
                 .map_err(|message| Failure::new(message).into()),
             Self::Configured { db, .. } => db.client(surroundings),
         }
+    }
+
+    /// Where the replica is, with everything its backend needs.
+    ///
+    /// # Errors
+    /// Settings that are missing or contradict one another.
+    pub(crate) fn place(&self, surroundings: &Surroundings<'_>) -> anyhow::Result<ReplicaUrl> {
+        let place = match self {
+            Self::Url(url) => ReplicaSettings::from_url(url).resolve(surroundings),
+            Self::Configured { db, .. } => db.replica()?.resolve(surroundings),
+        };
+        place.map_err(|message| Failure::new(message).into())
     }
 
     /// How to log: as configured, or the defaults.

@@ -21,6 +21,7 @@
 
 #[cfg(feature = "abs")]
 pub mod abs;
+pub mod check;
 pub mod client;
 pub mod clock;
 pub mod discover;

@@ -12,6 +12,7 @@ use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::failure::{Failure, fail};
 
+pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod databases;
@@ -103,7 +104,8 @@ pub(crate) struct Invocation {
 }
 
 /// Every command of this version.
-pub(crate) const COMMANDS: [&CommandSpec; 19] = [
+pub(crate) const COMMANDS: [&CommandSpec; 20] = [
+    &check::SPEC,
     &completion::SPEC,
     &config::SPEC,
     &databases::SPEC,

@@ -27,6 +27,7 @@ fn no_command_prints_the_same_and_fails() {
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
     let commands = [
+        "check",
         "databases",
         "info",
         "list",

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and cannot have fails the test")]
 
+mod check;
 mod config;
 mod effective;
 mod help;

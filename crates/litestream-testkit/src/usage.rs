@@ -65,9 +65,31 @@ pub fn measure<A: AsRef<OsStr>>(
 
 /// Largest resident set of a running process so far, in bytes.
 pub fn peak_rss(id: u32) -> Option<u64> {
+    kibibytes(id, "VmHWM:")
+}
+
+/// Resident set of a running process at this moment, in bytes.
+pub fn rss(id: u32) -> Option<u64> {
+    kibibytes(id, "VmRSS:")
+}
+
+/// Threads of a running process.
+pub fn threads(id: u32) -> Option<u32> {
+    status(id, "Threads:")?.parse().ok()
+}
+
+/// Descriptors a running process has open.
+pub fn open_files(id: u32) -> Option<u32> {
+    u32::try_from(fs::read_dir(format!("/proc/{id}/fd")).ok()?.count()).ok()
+}
+
+fn kibibytes(id: u32, field: &str) -> Option<u64> {
+    status(id, field)?.strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+fn status(id: u32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+    status.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
 }
 
 /// User and system time so far of a process that is running or not yet waited

@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What `-help` prints.
 pub(crate) const USAGE: &str = "\
-usage: bench [options] [restore] [once] [lag] [compact] [write] [write-full]
+usage: bench [options] [restore] [once] [lag] [compact] [many] [write] [write-full]
 
   -rounds N          rounds of each scenario (default 5)
   -size BYTES        database of restore, once and compact: 1073741824, 256MiB, 1GiB (default 1GiB)
   -seconds N         duration of each write run (default 15)
+  -databases N       databases of many, which has one round (default 1000)
+  -idle N            seconds for which many watches idle processes (default 60)
   -litestream PATH   our binary (default: built by cargo into target/release)
   -upstream PATH     the other one (default: the released 0.5.17, installed)
   -dir DIR           where to work; wants five times the size (default: target/bench)
@@ -38,6 +40,8 @@ pub(crate) struct Arguments {
     pub(crate) rounds: usize,
     pub(crate) size: u64,
     pub(crate) write_duration: Duration,
+    pub(crate) databases: usize,
+    pub(crate) idle_duration: Duration,
     pub(crate) litestream: Option<PathBuf>,
     pub(crate) upstream: Option<PathBuf>,
     pub(crate) dir: Option<PathBuf>,
@@ -51,6 +55,8 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
         rounds: 5,
         size: 1 << 30,
         write_duration: Duration::from_secs(15),
+        databases: 1_000,
+        idle_duration: Duration::from_secs(60),
         litestream: None,
         upstream: None,
         dir: None,
@@ -66,6 +72,10 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
             Some("size") => arguments.size = bytes(&value()?.to_string_lossy()).context("-size")?,
             Some("seconds") => {
                 arguments.write_duration = Duration::from_secs(value()?.to_string_lossy().parse().context("-seconds")?);
+            }
+            Some("databases") => arguments.databases = value()?.to_string_lossy().parse().context("-databases")?,
+            Some("idle") => {
+                arguments.idle_duration = Duration::from_secs(value()?.to_string_lossy().parse().context("-idle")?);
             }
             Some("litestream") => arguments.litestream = Some(value()?.into()),
             Some("upstream") => arguments.upstream = Some(value()?.into()),
@@ -84,13 +94,14 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command> {
         }
     }
     ensure!(arguments.rounds > 0, "-rounds must be at least 1");
+    ensure!(arguments.databases > 0, "-databases must be at least 1");
     if arguments.scenarios.is_empty() {
         arguments.scenarios = SCENARIOS.map(str::to_owned).to_vec();
     }
     Ok(Command::Bench(arguments))
 }
 
-const SCENARIOS: [&str; 6] = ["restore", "once", "lag", "compact", "write", "write-full"];
+const SCENARIOS: [&str; 7] = ["restore", "once", "lag", "compact", "many", "write", "write-full"];
 
 fn bytes(text: &str) -> Result<u64> {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {

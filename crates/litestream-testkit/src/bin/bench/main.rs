@@ -12,6 +12,7 @@ mod arguments;
 mod compact;
 mod dataset;
 mod lag;
+mod many;
 mod once;
 mod report;
 mod restore;
@@ -56,6 +57,7 @@ fn run() -> Result<ExitCode> {
             "restore" => restore::run(&stage, &mut report)?,
             "once" => once::run(&stage, &mut report)?,
             "lag" => lag::run(&stage, &mut report)?,
+            "many" => many::run(&stage, &mut report)?,
             "compact" => compact::run(&stage, &mut report)?,
             "write" => write::run(&stage, &mut report, "write", "normal")?,
             _ => write::run(&stage, &mut report, "write-full", "full")?,

@@ -13,6 +13,8 @@ pub(crate) enum Unit {
     Milliseconds,
     Mebibytes,
     PerSecond,
+    Percent,
+    Count,
 }
 
 /// What our figure is wanted to be.
@@ -189,12 +191,14 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::PerSecond => "/s",
+            Self::Percent => "%",
+            Self::Count => "",
         }
     }
 
     fn print(self, value: f64) -> String {
         match self {
-            Self::PerSecond => format!("{value:.0}"),
+            Self::PerSecond | Self::Count => format!("{value:.0}"),
             _ if value >= 100.0 => format!("{value:.0}"),
             _ if value >= 1.0 => format!("{value:.2}"),
             _ => format!("{value:.3}"),

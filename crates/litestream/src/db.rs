@@ -329,6 +329,13 @@ impl Database {
         self.capture.try_lock().map_or(0, |capture| capture.backlog())
     }
 
+    /// Gives back what only a busy database needs. The pin stays.
+    pub(crate) fn rest(&self) {
+        if let Ok(mut capture) = self.capture.try_lock() {
+            capture.rest();
+        }
+    }
+
     /// True when captured pages wait to become a file.
     pub(crate) fn has_open_delta(&self) -> bool {
         self.capture.try_lock().map_or(true, |capture| capture.has_open_delta())

@@ -276,6 +276,9 @@ impl MetaDir {
     pub(crate) fn open_side_file(&self, name: &str) -> Result<File> {
         let path = self.root.join(name);
         let is_new = !path.exists();
+        if is_new && !self.root.exists() {
+            create_dirs(&self.root, self.ownership)?;
+        }
         let file = File::options()
             .create(true)
             .truncate(false)

@@ -6,6 +6,7 @@
 //! database has no timer but the safety scan.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -18,6 +19,7 @@ use crate::capture::Publish;
 use crate::counters::Side;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
+use crate::sqlite;
 use crate::traffic::LanesInUse;
 use crate::watch::Watcher;
 
@@ -34,6 +36,40 @@ pub(crate) struct Shared {
     pub(crate) passes: Semaphore,
     /// Upload rounds that may run at once; tasks wait in order.
     pub(crate) uploads: Semaphore,
+    /// Memory is about to be given back to the system.
+    trims: AtomicBool,
+}
+
+impl Shared {
+    /// Nothing works on anything yet. Needs a tokio runtime.
+    pub(crate) fn new(touched: UnboundedSender<Arc<Database>>, max_passes: usize, max_uploads: usize) -> Self {
+        Self {
+            touched,
+            lanes: Arc::default(),
+            alarm: Alarm::default(),
+            watcher: Watcher::new(),
+            passes: Semaphore::new(max_passes),
+            uploads: Semaphore::new(max_uploads),
+            trims: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives memory that nothing uses back to the system in a moment, once for all
+    /// databases that went quiet meanwhile.
+    fn trim_memory(self: &Arc<Self>) {
+        if self.trims.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            sleep(TRIM_AFTER).await;
+            shared.trims.store(false, Ordering::Release);
+            let trimmed = tokio::task::spawn_blocking(sqlite::trim_heap).await;
+            if let Err(err) = trimmed {
+                tracing::debug!(error = %err, "memory is not given back");
+            }
+        });
+    }
 }
 
 /// Captures until cancelled.
@@ -44,7 +80,9 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
         let publish = Instant::now() >= next_file;
         let pass = {
             let Ok(_permit) = shared.passes.acquire().await else { return };
-            db.capture(if publish { Publish::Soon } else { Publish::Later }).await
+            // Boxed here and below: what a pass or a round needs is given back when it
+            // is over, instead of being part of a task that mostly sleeps.
+            Box::pin(db.capture(if publish { Publish::Soon } else { Publish::Later })).await
         };
         let pause = match pass {
             Ok(_) => {
@@ -106,23 +144,32 @@ async fn settle(db: &Database, until: Instant, cancel: &CancellationToken) -> bo
 }
 
 /// Returns when there may be something to capture.
-async fn wait_for_change(db: &Database, shared: &Shared) {
+async fn wait_for_change(db: &Database, shared: &Arc<Shared>) {
     let real_path = db.real_path();
+    let (mut is_quiet, mut has_rested) = (false, false);
     loop {
         let armed = shared.watcher.arm(&real_path, &db.wake);
         // Whatever happened before the watch stood is seen by this look.
         if db.is_behind() {
             return;
         }
-        let patience = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
-        if timeout(patience, db.wake.notified()).await.is_err() {
-            if db.needs_attention() {
-                return;
+        let scan = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
+        let patience = if is_quiet { scan } else { scan.min(REST_AFTER) };
+        if is_quiet {
+            // Every time, because each look brings something back into memory.
+            db.rest();
+            if !has_rested {
+                has_rested = true;
+                shared.trim_memory();
             }
-            continue;
         }
-        if db.needs_attention() {
+        let is_woken = timeout(patience, db.wake.notified()).await.is_ok();
+        if (is_woken || is_quiet) && db.needs_attention() {
             return;
+        }
+        if !is_woken {
+            is_quiet = true;
+            continue;
         }
         // The write that woke us comes before its commit is published: frames
         // first, then an fsync perhaps, then the wal-index.
@@ -154,7 +201,7 @@ pub(crate) async fn upload(db: Arc<Database>, shared: Arc<Shared>, cancel: Cance
             let Ok(_permit) = shared.uploads.acquire().await else { return };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                round = db.upload_batch() => round,
+                round = Box::pin(db.upload_batch()) => round,
             }
         };
         match round {
@@ -252,7 +299,11 @@ impl Failures {
 }
 
 /// Covers lost notifications; costs two stat calls and a look at shared memory.
-const SAFETY_SCAN: Duration = Duration::from_secs(15);
+const SAFETY_SCAN: Duration = Duration::from_secs(30);
+/// Quiet for so long, a database gives back what only a busy one needs.
+const REST_AFTER: Duration = Duration::from_secs(2);
+/// From the first database that goes quiet until memory is given back.
+const TRIM_AFTER: Duration = Duration::from_secs(10);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// First look at how fast the WAL grows after a capture.
 const FIRST_LOOK: Duration = Duration::from_millis(2);

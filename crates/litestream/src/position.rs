@@ -88,25 +88,27 @@ impl Position {
 
 /// The side file that keeps the position: two slots written in turn, so that a
 /// torn write leaves the older record readable.
-#[derive(Debug)]
+///
+/// Opened for each access: a descriptor for every idle database would be too many.
 pub(crate) struct PositionFile {
-    file: File,
+    open: Box<dyn Fn() -> Result<File> + Send>,
     /// Slot and turn of the last record.
     last: Option<(u64, u64)>,
 }
 
 impl PositionFile {
-    /// Wraps the open file.
-    pub(crate) fn new(file: File) -> Self {
-        Self { file, last: None }
+    /// `open` opens the file, making it if absent.
+    pub(crate) fn new(open: impl Fn() -> Result<File> + Send + 'static) -> Self {
+        Self { open: Box::new(open), last: None }
     }
 
     /// The newer of the two records, if any is whole.
     pub(crate) fn load(&mut self) -> Result<Option<Position>> {
+        let file = (self.open)()?;
         let mut newest: Option<(u64, u64, Position)> = None;
         for slot in 0..2 {
             let mut record = [0; RECORD_LEN];
-            match self.file.read_exact_at(&mut record, slot * RECORD_LEN as u64) {
+            match file.read_exact_at(&mut record, slot * RECORD_LEN as u64) {
                 Ok(()) => {}
                 Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => continue,
                 Err(err) => return Err(Error::io("read position file", err)),
@@ -125,7 +127,7 @@ impl PositionFile {
     /// power failure may bring back an older record.
     pub(crate) fn store(&mut self, position: &Position) -> Result<()> {
         let (slot, turn) = self.last.map_or((0, 1), |(slot, turn)| (1 - slot, turn + 1));
-        self.file
+        (self.open)()?
             .write_all_at(&position.encode(turn), slot * RECORD_LEN as u64)
             .map_err(|e| Error::io("write position file", e))?;
         self.last = Some((slot, turn));
@@ -135,7 +137,7 @@ impl PositionFile {
     /// Forgets every record.
     pub(crate) fn clear(&mut self) -> Result<()> {
         self.last = None;
-        self.file.set_len(0).map_err(|e| Error::io("clear position file", e))
+        (self.open)()?.set_len(0).map_err(|e| Error::io("clear position file", e))
     }
 }
 
@@ -159,7 +161,8 @@ mod tests {
     }
 
     fn reopened(file: &File) -> (PositionFile, Option<Position>) {
-        let mut positions = PositionFile::new(file.try_clone().unwrap());
+        let file = file.try_clone().unwrap();
+        let mut positions = PositionFile::new(move || Ok(file.try_clone().unwrap()));
         let loaded = positions.load().unwrap();
         (positions, loaded)
     }

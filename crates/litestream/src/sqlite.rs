@@ -7,9 +7,10 @@
 //!
 //! Spec: replication §2, §3.2.
 
-use std::os::raw::c_int;
+use std::os::raw::{c_int, c_void};
 use std::path::Path;
 use std::ptr;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use ltx::PageSize;
@@ -18,8 +19,10 @@ use rusqlite::{OpenFlags, TransactionState, ffi};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal_index::{self, WalIndex};
 
+mod heap;
 mod live_file;
 
+pub(crate) use self::heap::trim_heap;
 pub(crate) use self::live_file::{Exclusive, LiveFile};
 
 /// One connection to a database in WAL mode. Belongs to one thread at a time.
@@ -40,14 +43,12 @@ impl Connection {
     /// Opens an existing database for reading and checkpoints. Does not create
     /// a missing one and does not change its journal mode.
     pub(crate) fn open(path: &Path, busy_timeout: Duration) -> Result<Self> {
+        allocate_on_demand();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inner = rusqlite::Connection::open_with_flags(path, flags).map_err(|e| sqlite("open database", e))?;
         let connection = Self { inner };
         connection.inner.busy_timeout(busy_timeout).map_err(|e| sqlite("set busy timeout", e))?;
         connection.configure()?;
-        // The cache serves one-row reads of the schema; SQLite's default of 2 MB
-        // a connection would cost gigabytes with a thousand databases.
-        connection.execute("PRAGMA cache_size = 1", "open database")?;
         Ok(connection)
     }
 
@@ -92,7 +93,8 @@ impl Connection {
         Err(Error::new(ErrorKind::Setup, format!("enable wal failed, mode={mode:?}")))
     }
 
-    /// The database's page size.
+    /// The database's page size. Right only after the first
+    /// [`begin_read`](Self::begin_read), which learns it from the file.
     pub(crate) fn page_size(&self) -> Result<PageSize> {
         let bytes: u32 =
             self.inner.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|e| sqlite("read page size", e))?;
@@ -105,11 +107,12 @@ impl Connection {
     /// (slot 1 and up) or its new generation from being backfilled (slot 0).
     pub(crate) fn begin_read(&self) -> Result<()> {
         self.execute("BEGIN", "open read transaction")?;
-        // BEGIN alone takes no lock; the first read does.
+        // BEGIN alone takes no lock; the first read does. The cookie is the one thing
+        // that can be read without parsing the schema, which would stay in memory for
+        // as long as the connection.
         let read = self
             .inner
-            .prepare("SELECT 1 FROM sqlite_schema LIMIT 1")
-            .and_then(|mut statement| statement.exists([]))
+            .query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0))
             .map_err(|e| sqlite("open read transaction", e));
         if read.is_err() {
             self.end()?;
@@ -214,9 +217,48 @@ impl Connection {
         (0..WAL_INDEX_SPINS).find_map(|_| WalIndex::parse(&self.raw_wal_index()?))
     }
 
+    /// Takes the wal-index out of this process's resident memory. It stays mapped
+    /// and comes back from the page cache with the next look: for a connection that
+    /// is not looked at for a while.
+    pub(crate) fn release_wal_index(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(region) = self.map_wal_index()
+            && (region as usize).is_multiple_of(rustix::param::page_size())
+        {
+            // SAFETY: SQLite's own VFS maps the region shared, from a file, at a page
+            // boundary, and keeps it mapped while the connection is open. For such a
+            // mapping the advice drops page table entries only; no content is lost.
+            let advised = unsafe {
+                rustix::mm::madvise(region, WAL_INDEX_REGION_LEN as usize, rustix::mm::Advice::LinuxDontNeed)
+            };
+            if let Err(err) = advised {
+                tracing::trace!(error = %err, "wal-index stays resident");
+            }
+        }
+    }
+
     fn raw_wal_index(&self) -> Option<[u8; wal_index::LEN]> {
+        let words = self.map_wal_index()?.cast::<u32>();
+        let mut raw = [0; wal_index::LEN];
+        // Other processes change this memory at any time, so every word is copied by
+        // one volatile read. The order matters as it does in SQLite: a writer stores
+        // the second copy of the header first.
+        for (i, bytes) in raw.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            if i == HEADER_COPY_WORDS || i == 2 * HEADER_COPY_WORDS {
+                std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            }
+            // SAFETY: `map_wal_index` gave a region of at least 32 KiB, which stays
+            // mapped while the connection is open.
+            *bytes = unsafe { words.add(i).read_volatile() }.to_ne_bytes();
+        }
+        Some(raw)
+    }
+
+    /// Where the first region of the wal-index is mapped; `None` before the first
+    /// read of this connection.
+    fn map_wal_index(&self) -> Option<*mut c_void> {
         let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
-        let mut region: *mut std::ffi::c_void = ptr::null_mut();
+        let mut region: *mut c_void = ptr::null_mut();
         // SAFETY: FCNTL_FILE_POINTER stores the main database file's handle, which
         // lives as long as the connection. xShmMap(region 0) on a file whose
         // wal-index this connection has already opened returns the existing
@@ -240,18 +282,7 @@ impl Connection {
             if code != ffi::SQLITE_OK || region.is_null() {
                 return None;
             }
-            // Other processes change this memory at any time, so every word is
-            // copied by one volatile read. The order matters as it does in
-            // SQLite: a writer stores the second copy of the header first.
-            let mut raw = [0; wal_index::LEN];
-            let words = region.cast::<u32>();
-            for (i, bytes) in raw.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                if i == HEADER_COPY_WORDS || i == 2 * HEADER_COPY_WORDS {
-                    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-                }
-                *bytes = words.add(i).read_volatile().to_ne_bytes();
-            }
-            Some(raw)
+            Some(region)
         }
     }
 
@@ -319,6 +350,24 @@ fn immutable_uri(path: &Path) -> Result<String> {
 /// The SQLite version linked in.
 pub fn sqlite_version() -> &'static str {
     rusqlite::version()
+}
+
+/// Keeps SQLite from setting memory aside for each connection: 48 KiB for small
+/// objects and twenty pages of cache, which a connection that only ever reads
+/// page 1 does not need and a thousand databases cannot afford.
+fn allocate_on_demand() {
+    static ONCE: Once = Once::new();
+    // SAFETY: each call passes arguments of the types SQLite documents for its
+    // option. Once SQLite is initialized they are refused and change nothing.
+    ONCE.call_once(|| unsafe {
+        let codes = [
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, 0 as c_int, 0 as c_int),
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, ptr::null_mut::<c_void>(), 0 as c_int, 0 as c_int),
+        ];
+        if codes != [ffi::SQLITE_OK; 2] {
+            tracing::debug!(?codes, "SQLite was in use before, it keeps its own memory settings");
+        }
+    });
 }
 
 fn is_busy(err: &rusqlite::Error) -> bool {

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::alarm::Alarm;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::{Patience, StopReport};
@@ -22,7 +21,6 @@ use crate::maintenance;
 use crate::monitor::Shared;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::traffic::{QueueUse, Traffic};
-use crate::watch::Watcher;
 
 /// The databases of one process.
 pub struct Store {
@@ -58,14 +56,7 @@ impl Store {
             registry: Arc::default(),
             traffic: Traffic::default(),
             touched: Mutex::new(Some(touched)),
-            shared: Arc::new(Shared {
-                touched: sender,
-                lanes: Arc::default(),
-                alarm: Alarm::default(),
-                watcher: Watcher::new(),
-                passes: Semaphore::new(MAX_PASSES),
-                uploads: Semaphore::new(MAX_UPLOADS),
-            }),
+            shared: Arc::new(Shared::new(sender, MAX_PASSES, MAX_UPLOADS)),
             cancel: CancellationToken::new(),
             abandon: CancellationToken::new(),
             tasks: TaskTracker::new(),

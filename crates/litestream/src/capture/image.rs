@@ -73,6 +73,9 @@ impl Capture {
     /// Pins the present moment. With a known base everything up to it is captured,
     /// so that the moment has a TXID.
     pub(super) fn freeze(&mut self) -> Result<Frozen> {
+        // SQLite keeps the descriptor of a closed connection while another one is open,
+        // and uses it for the next.
+        self.live_mut()?.rest();
         let live = self.live()?;
         let pin = live.connect()?;
         let mut index = None;

@@ -21,7 +21,8 @@ use crate::wal_index::WalIndex;
 /// Connections are declared before the file handles on purpose: fields drop in
 /// order, and closing any descriptor of the database file drops SQLite's locks.
 pub(super) struct Live {
-    pins: [Connection; 2],
+    /// The side that holds no pin may be closed: see [`rest`](Self::rest).
+    pins: [Option<Connection>; 2],
     locker: Option<Connection>,
     pub(super) chain: PinChain,
     pub(super) db: Arc<File>,
@@ -54,21 +55,6 @@ impl Live {
             // application had its say.
             return Err(Error::new(ErrorKind::Missing, "database is still empty"));
         }
-        let pins = [Connection::open(&path, busy_timeout)?, Connection::open(&path, busy_timeout)?];
-        let [first, second] = &pins;
-        let mode = first.journal_mode()?;
-        if mode != "wal" {
-            tracing::info!(db = %path.display(), from = mode, "switching database to wal mode, which replication requires");
-            first.enable_wal()?;
-        }
-        let page_size = first.page_size()?;
-        let mut chain = PinChain::new();
-        chain.begin(crate::pin_chain::Goal::Advance);
-        first.begin_read()?;
-        chain.step(crate::pin_chain::Event::Ok);
-        second.begin_read()?;
-        second.end()?;
-
         let inode = Inode::of(&metadata);
         let db = match keep {
             Some((known, file)) if *known == inode => file.clone(),
@@ -78,11 +64,20 @@ impl Live {
                 file
             }
         };
+        if !says_wal(&db) {
+            require_wal(&path, busy_timeout)?;
+        }
+        let first = Connection::open(&path, busy_timeout)?;
+        let mut chain = PinChain::new();
+        chain.begin(crate::pin_chain::Goal::Advance);
+        first.begin_read()?;
+        chain.step(crate::pin_chain::Event::Ok);
+        let page_size = first.page_size()?;
         let wal_path = with_suffix(&path, "-wal");
         let wal = File::open(&wal_path).map_err(|e| Error::io(format!("open {}", wal_path.display()), e))?;
         let wal_inode = Inode::of(&wal.metadata().map_err(|e| Error::io("read attributes of wal", e))?);
         Ok(Self {
-            pins,
+            pins: [Some(first), None],
             locker: None,
             chain,
             db,
@@ -109,21 +104,54 @@ impl Live {
             Ok(metadata) if Inode::of(&metadata) == self.wal_inode => {}
             _ => return Err(Error::new(ErrorKind::Discontinuous, "the wal file was deleted or replaced")),
         }
-        let side = match self.chain.held() {
-            Held::None => return Err(Error::new(ErrorKind::Discontinuous, "no read transaction is held")),
-            Held::One(side) | Held::Both { old: side } => side,
-        };
-        if !self.pin(side).is_reading() {
+        if self.chain.held() == Held::None {
+            return Err(Error::new(ErrorKind::Discontinuous, "no read transaction is held"));
+        }
+        if !self.reader()?.is_reading() {
             return Err(Error::new(ErrorKind::Discontinuous, "the read transaction was lost"));
         }
         Ok(())
     }
 
-    pub(super) fn pin(&self, side: Side) -> &Connection {
+    /// The connection of a side that holds the pin or has just been opened.
+    pub(super) fn pin(&self, side: Side) -> Result<&Connection> {
         let [a, b] = &self.pins;
-        match side {
+        let connection = match side {
             Side::A => a,
             Side::B => b,
+        };
+        connection.as_ref().ok_or_else(|| Error::new(ErrorKind::Discontinuous, "the connection of the pin is closed"))
+    }
+
+    /// As [`pin`](Self::pin), opened if need be.
+    pub(super) fn open_pin(&mut self, side: Side) -> Result<&Connection> {
+        let [a, b] = &mut self.pins;
+        let connection = match side {
+            Side::A => a,
+            Side::B => b,
+        };
+        if connection.is_none() {
+            let fresh = Connection::open(&self.path, self.busy_timeout)?;
+            // A checkpoint wants a connection that has read before.
+            fresh.begin_read()?;
+            fresh.end()?;
+            *connection = Some(fresh);
+        }
+        self.pin(side)
+    }
+
+    /// Closes the connections that hold nothing, as far as they can be told; an idle
+    /// database needs one.
+    pub(super) fn rest(&mut self) {
+        let [a, b] = &mut self.pins;
+        match self.chain.held() {
+            Held::One(Side::A) => *b = None,
+            Held::One(Side::B) => *a = None,
+            Held::None | Held::Both { .. } => {}
+        }
+        self.locker = None;
+        if let Ok(reader) = self.reader() {
+            reader.release_wal_index();
         }
     }
 
@@ -147,14 +175,20 @@ impl Live {
 
     /// What SQLite says about the WAL at this moment.
     pub(super) fn index(&self) -> Result<WalIndex> {
-        let [first, _] = &self.pins;
-        first.wal_index().ok_or_else(|| Error::new(ErrorKind::Busy, "the wal-index is being written"))
+        self.reader()?.wal_index().ok_or_else(|| Error::new(ErrorKind::Busy, "the wal-index is being written"))
     }
 
     /// As [`index`](Self::index) without waiting for a writer in the act.
     pub(super) fn peek(&self) -> Option<WalIndex> {
-        let [first, _] = &self.pins;
-        first.peek_wal_index()
+        self.reader().ok()?.peek_wal_index()
+    }
+
+    /// The connection that holds the pin.
+    fn reader(&self) -> Result<&Connection> {
+        match self.chain.held() {
+            Held::None => self.pin(Side::A),
+            Held::One(side) | Held::Both { old: side } => self.pin(side),
+        }
     }
 
     /// The WAL header of generation `salts`, and the place before its first frame.
@@ -179,6 +213,24 @@ impl Live {
     }
 }
 
+/// The header of the database says that it is in WAL mode. It is read here because
+/// asking SQLite parses the schema, which a connection then keeps in memory.
+fn says_wal(db: &File) -> bool {
+    let mut versions = [0; 2];
+    db.read_exact_at(&mut versions, FORMAT_VERSIONS_OFFSET).is_ok() && versions == WAL_FORMAT_VERSIONS
+}
+
+/// Switches the database to WAL mode unless SQLite finds it in it.
+fn require_wal(path: &Path, busy_timeout: Duration) -> Result<()> {
+    let connection = Connection::open(path, busy_timeout)?;
+    let mode = connection.journal_mode()?;
+    if mode != "wal" {
+        tracing::info!(db = %path.display(), from = mode, "switching database to wal mode, which replication requires");
+        connection.enable_wal()?;
+    }
+    Ok(())
+}
+
 fn missing(err: std::io::Error) -> Error {
     match err.kind() {
         std::io::ErrorKind::NotFound => Error::new(ErrorKind::Missing, "no database found"),
@@ -191,3 +243,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+/// Write and read version of the file format: sqlite.org/fileformat2.html §1.3.
+const FORMAT_VERSIONS_OFFSET: u64 = 18;
+const WAL_FORMAT_VERSIONS: [u8; 2] = [2, 2];

@@ -227,6 +227,13 @@ impl Capture {
         self.base = Base::Unopened;
     }
 
+    /// Gives back what only a busy database needs. The pin stays.
+    pub(crate) fn rest(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.rest();
+        }
+    }
+
     /// Closes the database. Everything needed to go on later is on disk.
     pub(crate) fn close(&mut self) -> Result<()> {
         if self.has_open_delta() {

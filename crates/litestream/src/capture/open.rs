@@ -217,7 +217,10 @@ impl Capture {
 impl Local {
     fn open(options: &crate::options::DbOptions) -> Result<Self> {
         let meta = Arc::new(MetaDir::open(&options.meta_path(), &options.path)?);
-        let position_file = PositionFile::new(meta.open_side_file("position")?);
+        let position_file = PositionFile::new({
+            let meta = meta.clone();
+            move || meta.open_side_file("position")
+        });
         Ok(Self { meta, position_file, sums: None })
     }
 }

@@ -60,6 +60,9 @@ impl Capture {
             && let Err(err) = live.check()
         {
             tracing::warn!(db = %self.options.path.display(), reason = %err, "database must be opened again");
+            if err.kind() == ErrorKind::Missing {
+                self.capture_last();
+            }
             self.live = None;
         }
         if self.live.is_none() {
@@ -90,6 +93,16 @@ impl Capture {
         }
         self.fill(&mut report)?;
         Ok(report)
+    }
+
+    /// Captures what was committed before the file was deleted, from the handles that
+    /// are still open on it. The pin that is held keeps it all in the WAL.
+    fn capture_last(&mut self) {
+        let mut report = PassReport { txid: None, wal_bytes: 0, wal_size: 0, db_size: 0, checkpoint_pending: false };
+        let result = self.capture(Into::Delta, &mut report).and_then(|()| self.publish_delta());
+        if let Err(err) = result {
+            tracing::warn!(db = %self.options.path.display(), error = %err, "last commits of a deleted database may be missing");
+        }
     }
 
     fn run(&mut self, now: Instant, publish: Publish, report: &mut PassReport) -> Result<()> {
@@ -220,10 +233,10 @@ impl Capture {
             Action::OpenPin(side) => {
                 let live = self.live_mut()?;
                 let frames = live.index()?.end.frame;
-                live.pin(side).begin_read()?;
+                live.open_pin(side)?.begin_read()?;
                 live.pinned_frames = frames;
             }
-            Action::ReleasePin(side) => self.live()?.pin(side).end()?,
+            Action::ReleasePin(side) => self.live()?.pin(side)?.end()?,
             Action::Checkpoint(side) => return self.checkpoint(side),
             Action::LockWriters => {
                 let locked = self.live_mut()?.locker()?.lock_writers(LOCK_PATIENCE)?;
@@ -244,9 +257,11 @@ impl Capture {
     }
 
     fn checkpoint(&mut self, side: crate::pin_chain::Side) -> Result<Event> {
-        let live = self.live()?;
+        let patience = self.checkpoints.patience;
+        let live = self.live_mut()?;
+        let pinned_frames = live.pinned_frames;
         let began = Instant::now();
-        let result = live.pin(side).checkpoint_passive(self.checkpoints.patience);
+        let result = live.open_pin(side)?.checkpoint_passive(patience);
         self.counters.checkpointed(began.elapsed(), result.is_err());
         let Some(outcome) = result? else { return Ok(Event::Busy) };
         tracing::debug!(
@@ -258,7 +273,7 @@ impl Capture {
         );
         // Short of our own pin means that another reader holds an older snapshot.
         // Trying harder would not help, and must not make writers wait.
-        if outcome.backfilled < live.pinned_frames.min(outcome.log) {
+        if outcome.backfilled < pinned_frames.min(outcome.log) {
             self.checkpoints.blocked = true;
             return Ok(Event::Blocked);
         }

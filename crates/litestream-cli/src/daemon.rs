@@ -29,6 +29,8 @@ use crate::control;
 use crate::control::routes::Control;
 use crate::control::server::Server;
 use crate::control::socket::ControlSocket;
+use crate::descriptors::Descriptors;
+use crate::directory;
 use crate::exec::{ChildEnd, ExecChild};
 use crate::failure::{Failure, fail};
 use crate::onlookers::Onlookers;
@@ -45,6 +47,8 @@ pub(crate) struct Daemon<'a> {
     pub(crate) surroundings: &'a Surroundings<'a>,
     /// Sync once and exit, instead of running on.
     pub(crate) once: Option<Once>,
+    /// The limit of open files.
+    pub(crate) descriptors: Descriptors,
     /// Variables a child gets on top of the inherited ones.
     pub(crate) child_environment: Vec<(&'static str, String)>,
 }
@@ -87,8 +91,11 @@ impl Daemon<'_> {
             }
         };
         let store = Arc::new(Store::new(store_options(&self.config)?, Arc::new(SystemClock)));
-        for (db, client) in &databases {
-            self.add(&store, db, client)?;
+        self.descriptors.suffice_for(databases.len())?;
+        // Consumed: a thousand entries are not worth keeping.
+        for (db, client) in databases {
+            store.add(db.options()?, Arc::clone(&client), db.replica_options()?)?;
+            self.log_added(&db, &*client)?;
         }
         onlookers.begin(&store, &self.config, self.surroundings, self.once.is_some());
         let server = self.serve(socket, &store);
@@ -100,7 +107,10 @@ impl Daemon<'_> {
             },
             None => {
                 store.start();
-                self.wait(&mut signals).await
+                tokio::select! {
+                    end = self.wait(&mut signals) => end,
+                    never = directory::watch_all(&self, &store) => match never {},
+                }
             }
         };
         if let End::Once(Ok(())) = end {
@@ -128,14 +138,11 @@ impl Daemon<'_> {
                 databases.push(db.clone());
                 continue;
             }
-            if db.watch {
-                return fail(format!("watching a directory (watch: true) is not supported yet: {}", db.place()));
-            }
             let found = db.find_databases().map_err(Failure::new)?;
             tracing::info!(
                 dir = %found.dir.display(),
                 count = found.databases.len(),
-                watch = false,
+                watch = db.watch,
                 "found databases in directory"
             );
             databases.extend(found.databases);
@@ -168,18 +175,19 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    fn add(&self, store: &Store, db: &DbConfig, client: &Arc<dyn ReplicaClient>) -> anyhow::Result<()> {
-        let Some(path) = &db.path else { return Ok(()) };
-        let replica = db.replica()?;
-        let sync_interval = replica.sync_interval.unwrap_or(defaults::SYNC_INTERVAL).to_duration();
-        let mut replica_options = ReplicaOptions { sync_interval, ..ReplicaOptions::default() };
-        if let Some(count) = replica.max_sync_ltx_files {
-            // Negative values meant "all" to the original, as zero does.
-            replica_options.max_sync_ltx_files = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
-        }
-        replica_options.auto_recover = replica.auto_recover.unwrap_or(false);
-        store.add(db.options()?, Arc::clone(client), replica_options)?;
+    /// Adds a database while others are replicated.
+    ///
+    /// # Errors
+    /// Settings that cannot work, or a store that is shutting down.
+    pub(crate) async fn register(&self, store: &Store, db: &DbConfig) -> anyhow::Result<()> {
+        let client = db.client(self.surroundings)?;
+        store.register(db.options()?, Arc::clone(&client), db.replica_options()?).await?;
+        self.log_added(db, &*client)
+    }
 
+    fn log_added(&self, db: &DbConfig, client: &dyn ReplicaClient) -> anyhow::Result<()> {
+        let Some(path) = &db.path else { return Ok(()) };
+        let sync_interval = db.replica_options()?.sync_interval;
         tracing::info!(path = %path.display(), "initialized db");
         let facts = client.log_fields();
         let fact = |name: &str| facts.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
@@ -218,6 +226,9 @@ impl Daemon<'_> {
             Ok(child) => child,
             Err(failure) => return End::NoChild(failure),
         };
+        if let Some(id) = child.id() {
+            self.descriptors.give_back(id);
+        }
         let mut forwarded: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -352,6 +363,19 @@ fn exit(end: End, report: &CloseReport) -> anyhow::Result<ExitCode> {
 }
 
 impl DbConfig {
+    /// The library's options of the replica; what the file leaves out keeps its default.
+    pub(crate) fn replica_options(&self) -> anyhow::Result<ReplicaOptions> {
+        let replica = self.replica()?;
+        let sync_interval = replica.sync_interval.unwrap_or(defaults::SYNC_INTERVAL).to_duration();
+        let mut options = ReplicaOptions { sync_interval, ..ReplicaOptions::default() };
+        if let Some(count) = replica.max_sync_ltx_files {
+            // Negative values meant "all" to the original, as zero does.
+            options.max_sync_ltx_files = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+        }
+        options.auto_recover = replica.auto_recover.unwrap_or(false);
+        Ok(options)
+    }
+
     /// The library's options; what the file leaves out keeps its default.
     pub(crate) fn options(&self) -> anyhow::Result<DbOptions> {
         let mut options = DbOptions::new(self.path.clone().unwrap_or_default());

@@ -40,6 +40,11 @@ impl ExecChild {
         Ok(Self { child })
     }
 
+    /// Process id, while it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for the child to end. Cancel-safe.
     ///
     /// # Errors

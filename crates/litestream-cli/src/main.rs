@@ -15,6 +15,8 @@ mod commands;
 mod config;
 mod control;
 mod daemon;
+mod descriptors;
+mod directory;
 mod environment;
 mod exec;
 mod failure;

@@ -14,6 +14,7 @@ use crate::commands::{CONFIG, CommandSpec, FlagKind, FlagSpec, Invocation, NO_EX
 use crate::config::model::Logging;
 use crate::config::{self, Config, Document, Loaded, Surroundings};
 use crate::daemon::{self, Daemon, Once};
+use crate::descriptors::Descriptors;
 use crate::exec;
 use crate::failure::fail;
 use crate::logging::LogOptions;
@@ -137,7 +138,8 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     if let Some(level) = arguments.non_empty("log-level") {
         child_environment.push(("LOG_LEVEL", level.to_owned()));
     }
-    let daemon = Daemon { config: loaded.config, surroundings: &surroundings, once, child_environment };
+    let descriptors = Descriptors::raise();
+    let daemon = Daemon { config: loaded.config, surroundings: &surroundings, once, descriptors, child_environment };
     let runtime = runtime()?;
     let result = runtime.block_on(daemon.run());
     // An upload that was abandoned may still hold a thread.

@@ -14,10 +14,10 @@ use crate::config::glob::Pattern;
 use crate::config::{Config, DbConfig};
 
 /// What a SQLite database begins with.
-const SQLITE_HEADER: &[u8; 16] = b"SQLite format 3\0";
+pub(crate) const SQLITE_HEADER: &[u8; 16] = b"SQLite format 3\0";
 
 /// Directories nested deeper than this are a mistake or a trap.
-const DEPTH_MAX: usize = 128;
+pub(crate) const DEPTH_MAX: usize = 128;
 
 /// The databases of one directory, in lexical order.
 pub(crate) struct Found {
@@ -53,14 +53,8 @@ impl DbConfig {
     /// The entry of one database of a `dir` entry; `None` if the path cannot be
     /// one. The file need not exist.
     pub(crate) fn derive(&self, file: &Path) -> Option<DbConfig> {
-        let dir = self.dir.as_ref()?;
-        let relative = file.strip_prefix(dir).ok()?;
+        let relative = self.below(file)?;
         let name = relative.file_name()?;
-        let nested = relative.components().count() > 1;
-        let matches = Pattern::parse(&self.pattern).ok()?.matches(name.to_str()?);
-        if !matches || (nested && !self.recursive) {
-            return None;
-        }
         let mut db = DbConfig {
             path: Some(file.to_owned()),
             dir: None,
@@ -82,6 +76,20 @@ impl DbConfig {
             replica.below = Some(below.clone());
         }
         Some(db)
+    }
+
+    /// True for a path that may be one of this `dir` entry's databases by its name.
+    pub(crate) fn covers(&self, file: &Path) -> bool {
+        self.below(file).is_some()
+    }
+
+    /// The path below the directory, if it matches.
+    fn below<'a>(&self, file: &'a Path) -> Option<&'a Path> {
+        let relative = file.strip_prefix(self.dir.as_ref()?).ok()?;
+        let name = relative.file_name()?.to_str()?;
+        let nested = relative.components().count() > 1;
+        let matches = Pattern::parse(&self.pattern).ok()?.matches(name);
+        (matches && (self.recursive || !nested)).then_some(relative)
     }
 }
 
@@ -125,10 +133,14 @@ fn walk(
         let path = entry.path();
         let kind = entry.file_type().map_err(at)?;
         if kind.is_dir() {
-            if recursive && depth < DEPTH_MAX {
+            if recursive && depth < DEPTH_MAX && !is_state_directory(&path) {
                 walk(&path, pattern, recursive, depth + 1, files)?;
             }
-        } else if pattern.matches(&entry.file_name().to_string_lossy()) && is_database(&path) {
+        } else if pattern.matches(&entry.file_name().to_string_lossy()) {
+            if !is_database(&path) {
+                tracing::debug!(path = %path.display(), reason = "no SQLite database", "file passed over");
+                continue;
+            }
             // Passing over it in silence would leave it without a backup.
             if path.to_str().is_none() {
                 let error = std::io::Error::other("name is not valid UTF-8, the database cannot be replicated");
@@ -138,6 +150,14 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// Our state directory beside a database, which holds none itself.
+pub(crate) fn is_state_directory(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_prefix('.')?.strip_suffix("-litestream"))
+        .is_some_and(|name| !name.is_empty())
 }
 
 fn is_database(path: &Path) -> bool {

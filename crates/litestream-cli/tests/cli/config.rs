@@ -150,15 +150,6 @@ fn directories_are_listed_by_what_they_hold() {
 }
 
 #[test]
-fn watching_a_directory_is_refused_clearly() {
-    let sandbox = Sandbox::new();
-    let config = sandbox.write("c.yml", "dbs: [{dir: /data, pattern: '*', watch: true, replica: {path: /r}}]");
-    let outcome = sandbox.run(&["replicate", "-config", &config]);
-    assert_eq!(outcome.stderr, "Error: watching a directory (watch: true) is not supported yet: /data\n");
-    assert_eq!(outcome.code, 1);
-}
-
-#[test]
 fn settings_without_effect_are_announced_once() {
     let sandbox = Sandbox::new();
     let config = sandbox.write("c.yml", "mcp-addr: ':9090'\nsnapshot: {interval: 1h}\ndbs: []\n");

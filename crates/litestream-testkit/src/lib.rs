@@ -8,6 +8,7 @@
 //! - [`program`], [`daemon`] – run any `litestream` binary, ours or upstream's
 //! - [`s3_server`] – real S3 servers on loopback with a bucket per test
 //! - [`azure_server`], [`gcs_server`] – Azurite and fake-gcs-server, likewise
+//! - [`sftp_server`] – OpenSSH and rclone with a directory per test
 //! - [`webdav_server`] – real WebDAV servers on loopback with a collection per test
 //! - [`nats_server`] – real NATS servers on loopback with a bucket per test
 //! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
@@ -43,6 +44,7 @@ pub mod rclone_s3;
 pub mod s3_server;
 pub mod scenario;
 pub mod schema;
+pub mod sftp_server;
 pub mod sigv4;
 pub mod soak;
 pub mod spawn;

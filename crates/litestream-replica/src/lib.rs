@@ -40,7 +40,7 @@ mod moment;
 pub mod nats;
 #[cfg(feature = "oss")]
 pub mod oss;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "sftp"))]
 mod parts;
 pub mod plan;
 pub mod points;
@@ -49,6 +49,8 @@ pub mod resume;
 pub mod retry;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "sftp")]
+pub mod sftp;
 #[cfg(feature = "webdav")]
 mod staged;
 pub mod url;

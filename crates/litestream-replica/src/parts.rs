@@ -189,7 +189,7 @@ pub(crate) async fn holds_same(mut existing: ByteStream, pieces: &[Piece]) -> Re
 }
 
 /// One error for all keys that were not deleted; the log names the first few.
-#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats"))]
+#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats", feature = "sftp"))]
 pub(crate) fn deleted(results: Vec<(String, Result<()>)>) -> Result<()> {
     let mut refused: Vec<(String, Error)> =
         results.into_iter().filter_map(|(key, result)| Some((key, result.err()?))).collect();
@@ -210,9 +210,9 @@ pub(crate) fn deleted(results: Vec<(String, Result<()>)>) -> Result<()> {
     Err(Error::new(first.kind(), text))
 }
 
-#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats"))]
+#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats", feature = "sftp"))]
 const LOGGED: usize = 5;
-#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats"))]
+#[cfg(any(feature = "abs", feature = "gs", feature = "webdav", feature = "oss", feature = "nats", feature = "sftp"))]
 const REPORTED: usize = 100;
 
 #[cfg(test)]

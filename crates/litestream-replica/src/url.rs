@@ -26,10 +26,14 @@ use crate::nats::{NatsClient, NatsOptions};
 use crate::oss::{OssClient, OssOptions};
 #[cfg(feature = "s3")]
 use crate::s3::{AwsIdentity, S3Client, S3Options};
+#[cfg(feature = "http")]
+use crate::http::HttpPool;
+#[cfg(any(feature = "http", feature = "sftp"))]
+use crate::retry::RetryPolicy;
+#[cfg(feature = "sftp")]
+use crate::sftp::{SftpClient, SftpOptions, SftpPool};
 #[cfg(feature = "webdav")]
 use crate::webdav::{WebDavClient, WebDavOptions};
-#[cfg(feature = "http")]
-use crate::{http::HttpPool, retry::RetryPolicy};
 
 /// Where a replica is, as its backend's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,9 @@ pub enum ReplicaUrl {
     /// An object-store bucket of a NATS server.
     #[cfg(feature = "nats")]
     Nats(NatsOptions),
+    /// A directory of an SFTP server.
+    #[cfg(feature = "sftp")]
+    Sftp(SftpOptions),
 }
 
 impl ReplicaUrl {
@@ -84,6 +91,8 @@ impl ReplicaUrl {
             "oss" => Ok(Self::Oss(crate::oss::parse_url(&url)?)),
             #[cfg(feature = "nats")]
             "nats" => Ok(Self::Nats(crate::nats::parse_url(&url)?)),
+            #[cfg(feature = "sftp")]
+            "sftp" => Ok(Self::Sftp(crate::sftp::parse_url(&url)?)),
             #[cfg(feature = "webdav")]
             "webdav" | "webdavs" => Ok(Self::WebDav(crate::webdav::parse_url(&url)?)),
             #[cfg(not(feature = "webdav"))]
@@ -108,6 +117,8 @@ impl ReplicaUrl {
             Self::Oss(_) => "oss",
             #[cfg(feature = "nats")]
             Self::Nats(_) => "nats",
+            #[cfg(feature = "sftp")]
+            Self::Sftp(_) => "sftp",
         }
     }
 
@@ -130,6 +141,8 @@ impl ReplicaUrl {
             // before (docs/configuration.md, "nats").
             #[cfg(feature = "nats")]
             Self::Nats(_) => {}
+            #[cfg(feature = "sftp")]
+            Self::Sftp(options) => options.join(relative),
         }
         self
     }
@@ -153,6 +166,8 @@ impl ReplicaUrl {
             Self::Oss(options) => Ok(Arc::new(OssClient::new(options, context)?)),
             #[cfg(feature = "nats")]
             Self::Nats(options) => Ok(Arc::new(NatsClient::new(options, context)?)),
+            #[cfg(feature = "sftp")]
+            Self::Sftp(options) => Ok(Arc::new(SftpClient::new(options, context)?)),
         }
     }
 }
@@ -178,8 +193,11 @@ pub struct ClientContext {
     /// The token of Google's default credentials, shared by all clients.
     #[cfg(feature = "gs")]
     pub google: GoogleIdentity,
+    /// Connections to SSH servers, shared by all clients.
+    #[cfg(feature = "sftp")]
+    pub sftp: SftpPool,
     /// How often requests are repeated.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "sftp"))]
     pub retry: RetryPolicy,
 }
 
@@ -288,7 +306,7 @@ impl SplitUrl {
 
     /// User name and password with their escapes resolved; an empty name is none.
     #[cfg_attr(
-        not(any(feature = "webdav", feature = "nats")),
+        not(any(feature = "webdav", feature = "nats", feature = "sftp")),
         allow(dead_code, reason = "other types take theirs from settings")
     )]
     pub(crate) fn user_info(&self) -> Result<(Option<String>, Option<String>)> {

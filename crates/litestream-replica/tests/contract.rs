@@ -42,6 +42,10 @@ mod contract {
     mod s3_tls;
     #[cfg(feature = "http")]
     mod scripted;
+    #[cfg(feature = "sftp")]
+    mod sftp;
+    #[cfg(feature = "sftp")]
+    mod sftp_faults;
     mod suite;
     #[cfg(feature = "webdav")]
     mod webdav;

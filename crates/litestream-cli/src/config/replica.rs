@@ -18,6 +18,7 @@ use litestream_replica::lease::{DEFAULT_TTL, LeaseOptions, LeasedClient};
 use litestream_replica::nats::NatsOptions;
 use litestream_replica::oss::OssOptions;
 use litestream_replica::s3::S3Options;
+use litestream_replica::sftp::SftpOptions;
 use litestream_replica::url::{ReplicaUrl, unsupported_type};
 use litestream_replica::webdav::WebDavOptions;
 
@@ -66,6 +67,7 @@ impl ReplicaSettings {
             "gs" => self.resolve_gs(),
             "webdav" => self.resolve_webdav(),
             "oss" => self.resolve_oss(),
+            "sftp" => self.resolve_sftp(surroundings),
             "nats" => self.resolve_nats(),
             other => Err(unsupported_type(other).to_string()),
         }?;
@@ -241,6 +243,26 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(ReplicaUrl::Nats(own)) };
         match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
             ReplicaUrl::Nats(url) => Ok(ReplicaUrl::Nats(own.or_from_url(url))),
+            other => Err(unsupported_type(other.kind()).to_string()),
+        }
+    }
+
+    fn resolve_sftp(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
+        let key_path = self.key_path.as_deref().filter(|path| !path.is_empty());
+        let own = SftpOptions {
+            host: self.host.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            path: self.path.clone(),
+            key_path: key_path
+                .map(|path| path::absolute(path, surroundings.environment, &surroundings.cwd))
+                .transpose()?,
+            host_key: self.host_key.clone(),
+            concurrent_writes: self.concurrent_writes,
+        };
+        let Some(url) = &self.url else { return Ok(ReplicaUrl::Sftp(own)) };
+        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
+            ReplicaUrl::Sftp(url) => Ok(ReplicaUrl::Sftp(own.or_from_url(url))),
             other => Err(unsupported_type(other.kind()).to_string()),
         }
     }

@@ -114,11 +114,19 @@ fn mistakes_in_a_replica_name_the_database() {
 }
 
 #[test]
-fn backends_that_are_not_built_say_so() {
+fn sftp_settings_that_are_missing_or_unreadable_are_named() {
     let sandbox = Sandbox::new();
-    let config = sandbox.write("c.yml", "dbs:\n  - path: /a.db\n    replica: {type: sftp}\n");
-    let message = "Error: replica type \"sftp\" is not supported by this build yet (/a.db, line 2)";
-    sandbox.run(&["databases", "-config", &config]).fails_with(&[message]);
+    for (settings, message) in [
+        ("type: sftp", "host required for sftp replica"),
+        ("type: sftp, host: h", "user required for sftp replica"),
+        ("url: 'sftp://h/x'", "user required for sftp replica"),
+        ("url: 'sftp://u@h/x', host: h", "cannot specify url & host for sftp replica"),
+        ("type: sftp, host: h, user: u, host-key: x", "cannot parse sftp host key: ssh: no key found"),
+    ] {
+        let config = sandbox.write("c.yml", &format!("dbs:\n  - path: /a.db\n    replica: {{{settings}}}\n"));
+        let message = format!("Error: {message} (/a.db, line 2)");
+        sandbox.run(&["databases", "-config", &config]).fails_with(&[&message]);
+    }
 }
 
 #[test]

@@ -182,9 +182,9 @@ async fn an_agent_speaks_for_who_has_no_key_file() {
     let server = server(Kind::OpenSsh).await;
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent");
-    let agent =
-        std::process::Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(std::process::Stdio::null());
-    let _agent = Agent({ agent }.spawn().unwrap());
+    let mut agent = std::process::Command::new("ssh-agent");
+    agent.args(["-D", "-a"]).arg(&socket).stdout(std::process::Stdio::null());
+    let _agent = Agent(agent.spawn().unwrap());
     let start = std::time::Instant::now();
     while !socket.exists() {
         assert!(start.elapsed().as_secs() < 10, "no agent");

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::roster::Event;
 
-/// Watches directories; each must be given to [`watch`](Self::watch).
+/// Watches directories; each must be given to [`cover`](Self::cover).
 pub(crate) struct Source {
     fd: AsyncFd<OwnedFd>,
     directories: HashMap<i32, PathBuf>,

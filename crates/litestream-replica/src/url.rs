@@ -20,16 +20,16 @@ use crate::{Error, ErrorKind, ReplicaClient, Result};
 use crate::abs::{AbsClient, AbsOptions, AzureIdentity};
 #[cfg(feature = "gs")]
 use crate::gs::{GoogleIdentity, GsClient, GsOptions};
+#[cfg(feature = "http")]
+use crate::http::HttpPool;
 #[cfg(feature = "nats")]
 use crate::nats::{NatsClient, NatsOptions};
 #[cfg(feature = "oss")]
 use crate::oss::{OssClient, OssOptions};
-#[cfg(feature = "s3")]
-use crate::s3::{AwsIdentity, S3Client, S3Options};
-#[cfg(feature = "http")]
-use crate::http::HttpPool;
 #[cfg(any(feature = "http", feature = "sftp"))]
 use crate::retry::RetryPolicy;
+#[cfg(feature = "s3")]
+use crate::s3::{AwsIdentity, S3Client, S3Options};
 #[cfg(feature = "sftp")]
 use crate::sftp::{SftpClient, SftpOptions, SftpPool};
 #[cfg(feature = "webdav")]

@@ -204,10 +204,9 @@ fn prepare() -> Result<Place> {
     let root = dir.path().to_path_buf();
     // The cache may lie where the server's user cannot look.
     let libraries = debian::library_path(&unpacked);
-    for name in ["libwrap.so.0"] {
-        let found = libraries.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
-        fs::copy(found.with_context(|| format!("no {name}"))?, root.join(name))?;
-    }
+    let name = "libwrap.so.0";
+    let found = libraries.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
+    fs::copy(found.with_context(|| format!("no {name}"))?, root.join(name))?;
     fs::copy(unpacked.join("usr/sbin/sshd"), root.join("sshd.bin"))?;
     // The daemon starts itself again for every connection, with an environment of
     // its own making.

@@ -12,10 +12,11 @@ use crate::{Outcome, Sandbox};
 /// Result of each check by name, and of all.
 fn results(outcome: &Outcome) -> (Value, impl Fn(&str) -> String) {
     let answer: Value = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
-    let checks = answer["checks"].as_array().unwrap().clone();
+    let checks = answer.get("checks").and_then(Value::as_array).unwrap().clone();
     let of = move |name: &str| {
-        let check = checks.iter().find(|check| check["name"] == name);
-        check.map_or("absent".to_owned(), |check| check["result"].as_str().unwrap().to_owned())
+        let check = checks.iter().find(|check| check.get("name").is_some_and(|known| known == name));
+        let result = check.map(|check| check.get("result").and_then(Value::as_str).unwrap());
+        result.unwrap_or("absent").to_owned()
     };
     (answer, of)
 }

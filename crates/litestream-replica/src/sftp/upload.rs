@@ -243,11 +243,9 @@ impl Upload {
         if self.mode == WriteMode::CreateOnly {
             // A second name fails where the name exists, on every server that can
             // give one. What a plain rename does there is the server's choice.
-            if session.offers(HARDLINK) {
-                if pair(Request::extended(HARDLINK)).status().await?.is_ok() {
-                    let removed = session.ask(&Request::new(packet::REMOVE).text(from)).status().await?;
-                    return removed.check(&format!("{what}: remove its temporary name")).map(|()| Published::Done);
-                }
+            if session.offers(HARDLINK) && pair(Request::extended(HARDLINK)).status().await?.is_ok() {
+                let removed = session.ask(&Request::new(packet::REMOVE).text(from)).status().await?;
+                return removed.check(&format!("{what}: remove its temporary name")).map(|()| Published::Done);
             }
             if taken().await? {
                 return Ok(Published::Taken);

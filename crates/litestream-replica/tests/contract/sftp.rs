@@ -104,9 +104,9 @@ async fn old_temporary_files_are_removed_and_young_ones_are_not() {
     client.write(request(id(0, 1, 1), b"x")).await.unwrap();
     let level = server.0.directory().join("db/ltx/0");
     let name = |nanoseconds: u128| format!("0000000000000002-0000000000000002.ltx.7.{nanoseconds}.tmp");
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-    let day = 86_400_000_000_000;
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 86_400);
+    let today = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let (now, day) = (today.as_nanos(), 86_400_000_000_000);
+    let long_ago = std::time::UNIX_EPOCH + today - std::time::Duration::from_secs(3 * 86_400);
     for nanoseconds in [now - 2 * day, now - day / 2] {
         let file = std::fs::File::create(level.join(name(nanoseconds))).unwrap();
         file.set_modified(long_ago).unwrap();

@@ -27,7 +27,7 @@ async fn behind_a_proxy(attempts: u32) -> (Server, FaultProxy, Arc<SftpClient>) 
         cap: Duration::from_millis(20),
         ..RetryPolicy::default()
     };
-    let limits = SftpLimits { connect_timeout: LIMIT, idle_timeout: Duration::from_millis(500) };
+    let limits = SftpLimits { connect_timeout: LIMIT, idle_timeout: Duration::from_secs(5) };
     let context = ClientContext { retry, sftp: SftpPool::new(limits), ..ClientContext::default() };
     let options = SftpOptions { host: Some(proxy.address()), ..server.options("db") };
     let client = Arc::new(SftpClient::new(options, &context).unwrap());
@@ -82,7 +82,9 @@ async fn lost_answers_are_not_conflicts() {
             client.write(request_with(id(0, n, n), once(&content), mode)).await.unwrap();
             assert!(read(&*client, id(0, n, n), 0, 0).await.unwrap() == content, "{mode:?} {at}");
             // A short upload may end before; the next traffic then fires it.
+            let started = std::time::Instant::now();
             while proxy.fired() == fired {
+                assert!(started.elapsed() < LIMIT, "{mode:?} {at}: never fired");
                 ids(&*client, Level::L0).await;
             }
         }

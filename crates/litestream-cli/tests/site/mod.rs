@@ -255,7 +255,9 @@ impl Site {
     /// All files of the replica, as upstream lists them.
     pub fn listed(&self) -> Vec<Listed> {
         let output = self.run(&upstream::litestream(), "ltx", &["-level", "all", "-json"]).success().unwrap();
-        let files: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        // It logs to standard output, too.
+        let json: String = output.stdout.lines().skip_while(|line| !line.starts_with('[')).collect();
+        let files: serde_json::Value = serde_json::from_str(&json).unwrap();
         let text = |file: &serde_json::Value, key: &str| file[key].as_str().unwrap().to_owned();
         files
             .as_array()

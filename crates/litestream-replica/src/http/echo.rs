@@ -16,8 +16,10 @@ impl Secrets {
         for name in HEADERS {
             let Some(value) = request.headers().get(name).and_then(|value| value.to_str().ok()) else { continue };
             secrets.push(value.to_owned());
-            // `Basic` and the like may be left out.
-            secrets.extend(value.split_once(' ').map(|(_, rest)| rest.to_owned()));
+            if name.ends_with("authorization") {
+                // `Basic` and the like may be left out.
+                secrets.extend(value.split_once(' ').map(|(_, rest)| rest.to_owned()));
+            }
         }
         for pair in request.uri().query().unwrap_or_default().split('&') {
             let Some((name, value)) = pair.split_once('=') else { continue };

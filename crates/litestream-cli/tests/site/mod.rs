@@ -252,12 +252,16 @@ impl Site {
         self.equip(program).run(words).unwrap().success().unwrap();
     }
 
+    /// The JSON in which `program` lists the replica.
+    pub fn listing(&self, program: &Program) -> String {
+        let output = self.run(program, "ltx", &["-level", "all", "-json"]).success().unwrap();
+        // Upstream logs to standard output, too.
+        output.stdout.split_inclusive('\n').skip_while(|line| !line.starts_with('[')).collect()
+    }
+
     /// All files of the replica, as upstream lists them.
     pub fn listed(&self) -> Vec<Listed> {
-        let output = self.run(&upstream::litestream(), "ltx", &["-level", "all", "-json"]).success().unwrap();
-        // It logs to standard output, too.
-        let json: String = output.stdout.lines().skip_while(|line| !line.starts_with('[')).collect();
-        let files: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let files: serde_json::Value = serde_json::from_str(&self.listing(&upstream::litestream())).unwrap();
         let text = |file: &serde_json::Value, key: &str| file[key].as_str().unwrap().to_owned();
         files
             .as_array()

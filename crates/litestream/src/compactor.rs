@@ -33,6 +33,7 @@ use self::fault::Culprits;
 use self::input::{Input, Inputs};
 use self::staging::Staging;
 use crate::chunks::chunks;
+use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
 
 /// One file to merge.
@@ -61,6 +62,8 @@ pub(crate) struct Job {
     /// Directory for temporary files, made when it is missing. They have no name
     /// while they are in use.
     pub(crate) scratch: PathBuf,
+    /// The disk that copy is on.
+    pub(crate) disk: Disk,
 }
 
 /// Merges the inputs and stores the result, create-only.
@@ -78,10 +81,10 @@ pub(crate) struct Job {
 pub(crate) async fn compact(client: &Arc<dyn ReplicaClient>, job: Job) -> Result<FileInfo, Fault> {
     let cancel = CancellationToken::new();
     let _stop_thread = cancel.clone().drop_guard();
-    let Job { into, inputs, staging, scratch } = job;
+    let Job { into, inputs, staging, scratch, disk } = job;
     let inputs = Inputs::new(Arc::clone(client), inputs, cancel);
     match staging {
-        Some(path) => staged(client, into, inputs, path, scratch).await,
+        Some(path) => staged(client, into, inputs, (path, disk), scratch).await,
         None => streamed(client, into, inputs, scratch).await,
     }
 }
@@ -91,11 +94,11 @@ async fn staged(
     client: &Arc<dyn ReplicaClient>,
     into: FileId,
     inputs: Inputs,
-    path: PathBuf,
+    (path, disk): (PathBuf, Disk),
     scratch: PathBuf,
 ) -> Result<FileInfo, Fault> {
     let merged = tokio::task::spawn_blocking(move || {
-        let (staging, file) = Staging::create(path)?;
+        let (staging, file) = Staging::create(path, disk)?;
         let merging = Merging::open(inputs, into, scratch)?;
         let timestamp = merging.timestamp();
         merging.write(file)?;

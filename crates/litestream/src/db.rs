@@ -86,8 +86,8 @@ impl Database {
         let capture = Capture::new(options.clone(), clock.clone(), counters.clone(), Instant::now());
         let meta = options.meta_path();
         let prefix = Arc::new(Prefix::new(client.clone(), clock.clone()));
-        let health = Arc::new(Health::new(&options.path, &meta, clock.clone()));
-        let staged = Staged::new(&meta);
+        let health = Arc::new(Health::new(&options.path, &meta, options.disk.clone(), clock.clone()));
+        let staged = Staged::new(&meta, options.disk.clone());
         Self {
             uploader: tokio::sync::Mutex::new(Uploader::new(prefix.clone(), health.clone(), staged.clone())),
             prefix,
@@ -166,13 +166,14 @@ impl Database {
     pub(crate) async fn capture(&self, publish: Publish) -> Result<PassReport> {
         let is_closed = self.is_closed.clone();
         let began = Instant::now();
+        let now = monotonic_now();
         self.counters.pass_begins(self.clock.now());
         let result = with(&self.capture, move |capture| {
             // A pass opens what is not open, and a stopped database must stay closed.
             if is_closed.load(Ordering::Acquire) {
                 return Err(Error::new(ErrorKind::Cancelled, "database not open"));
             }
-            let report = capture.pass(Instant::now(), publish)?;
+            let report = capture.pass(now, publish)?;
             Ok((report, capture.position()))
         })
         .await;
@@ -321,7 +322,7 @@ impl Database {
 
     /// True when an idle database needs a pass all the same.
     pub(crate) fn needs_attention(&self) -> bool {
-        self.capture.try_lock().map_or(true, |capture| capture.needs_attention(Instant::now()))
+        self.capture.try_lock().map_or(true, |capture| capture.needs_attention(monotonic_now()))
     }
 
     /// WAL bytes that wait for capture, as far as they can be told at once.
@@ -384,6 +385,11 @@ impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Database").field("path", &self.options.path).finish_non_exhaustive()
     }
+}
+
+/// The runtime's time, which tests own.
+fn monotonic_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);

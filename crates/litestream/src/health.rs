@@ -15,12 +15,14 @@ use jiff::Timestamp;
 use litestream_replica::FileId;
 use litestream_replica::clock::Clock;
 
+use crate::disk::Disk;
 use crate::meta;
 
 /// Problems of one replica.
 pub(crate) struct Health {
     db: PathBuf,
     file: PathBuf,
+    disk: Disk,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
@@ -58,8 +60,8 @@ pub fn replica_problem(meta: &Path) -> io::Result<Option<String>> {
 }
 
 impl Health {
-    pub(crate) fn new(db: &Path, meta: &Path, clock: Arc<dyn Clock>) -> Self {
-        Self { db: db.to_owned(), file: meta.join(FILE), clock, state: Mutex::default() }
+    pub(crate) fn new(db: &Path, meta: &Path, disk: Disk, clock: Arc<dyn Clock>) -> Self {
+        Self { db: db.to_owned(), file: meta.join(FILE), disk, clock, state: Mutex::default() }
     }
 
     /// A problem was found. Logged once, then every few minutes while it lasts.
@@ -81,7 +83,8 @@ impl Health {
         drop(state);
         if is_new {
             // Only for whoever looks from outside; the log line above has it.
-            let written = fs::write(&self.file, format!("since {since}: {text}\n"));
+            let note = format!("since {since}: {text}\n");
+            let written = self.disk.create(&self.file).and_then(|file| file.write_all_at(note.as_bytes(), 0));
             if let Err(err) = written.and_then(|()| meta::own_file(&self.db, &self.file)) {
                 tracing::debug!(path = %self.file.display(), error = %err, "cannot leave a note");
             }
@@ -99,7 +102,7 @@ impl Health {
             tracing::info!(db = %self.db.display(), problem = text, "replica is healthy again");
         }
         // A note may be left from an earlier process.
-        match fs::remove_file(&self.file) {
+        match self.disk.remove(&self.file) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %self.file.display(), error = %err, "cannot remove the note of a healed problem");
             }

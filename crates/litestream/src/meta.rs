@@ -16,7 +16,7 @@
 //! over the directory from the other. Nothing of ours ends in `.tmp` or stands
 //! under `ltx/`, because upstream sweeps both.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use ltx::{FileName, Txid};
 
+use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::turn::{DiskTurn, Turn};
 
@@ -175,6 +176,7 @@ fn umask() -> u32 {
 pub(crate) struct MetaDir {
     root: PathBuf,
     ownership: Ownership,
+    disk: Disk,
     _lock: File,
 }
 
@@ -183,11 +185,11 @@ impl MetaDir {
     ///
     /// # Errors
     /// [`ErrorKind::Setup`] when another process holds the lock.
-    pub(crate) fn open(root: &Path, db: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path, db: &Path, disk: Disk) -> Result<Self> {
         let ownership = Ownership::of(db).map_err(|e| Error::io("read attributes of database", e))?;
         create_dirs(root, ownership)?;
         let lock = lock(root, db, ownership)?;
-        let meta = Self { root: root.to_owned(), ownership, _lock: lock };
+        let meta = Self { root: root.to_owned(), ownership, disk, _lock: lock };
         create_dirs(&meta.l0_dir(), ownership)?;
         meta.sweep()?;
         Ok(meta)
@@ -222,8 +224,8 @@ impl MetaDir {
             create_dirs(&self.l0_dir(), self.ownership)?;
         }
         let staging = path.with_extension("ltx.tmp");
-        let file = File::create(&staging).map_err(|e| stage("stage-open", e))?;
-        let unfinished = Unfinished { path: staging };
+        let file = self.disk.create(&staging).map_err(|e| stage("stage-open", e))?;
+        let unfinished = Unfinished { path: staging, disk: self.disk.clone() };
         self.ownership.apply_to_file(&unfinished.path).map_err(|e| stage("stage-open", e))?;
         let mut out =
             io::BufWriter::with_capacity(WRITE_BUFFER_LEN, Steady { file, unflushed: 0, turn: turn.cloned() });
@@ -238,15 +240,15 @@ impl MetaDir {
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
         let _turn = out.turn();
         out.file.sync_all().map_err(|e| stage("stage-sync", e))?;
-        fs::rename(&unfinished.path, &path).map_err(|e| stage("rename", e))?;
+        self.disk.rename(&unfinished.path, &path).map_err(|e| stage("rename", e))?;
         unfinished.keep();
-        sync_dir(&self.l0_dir()).map_err(|e| stage("stage-sync", e))?;
+        self.disk.sync_dir(&self.l0_dir()).map_err(|e| stage("stage-sync", e))?;
         Ok(path)
     }
 
     /// Deletes one level-0 file; absent counts as deleted.
     pub(crate) fn remove_l0(&self, txid: Txid) -> Result<()> {
-        match fs::remove_file(self.l0_path(txid)) {
+        match self.disk.remove(&self.l0_path(txid)) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("delete local ltx file", err)),
             _ => Ok(()),
         }
@@ -256,7 +258,7 @@ impl MetaDir {
     pub(crate) fn quarantine_l0(&self, txid: Txid) -> Result<PathBuf> {
         let path = self.l0_path(txid);
         let aside = self.root.join(format!("damaged-{txid}.ltx"));
-        fs::rename(&path, &aside).map_err(|e| Error::io("set damaged ltx file aside", e))?;
+        self.disk.rename(&path, &aside).map_err(|e| Error::io("set damaged ltx file aside", e))?;
         Ok(aside)
     }
 
@@ -266,25 +268,22 @@ impl MetaDir {
         for entry in entries {
             let path = entry.map_err(|e| Error::io("list local ltx files", e))?.path();
             if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(|e| Error::io("delete unfinished ltx file", e))?;
+                self.disk.remove(&path).map_err(|e| Error::io("delete unfinished ltx file", e))?;
             }
         }
         Ok(())
     }
 
     /// Opens one of our side files for reading and writing, making it if absent.
-    pub(crate) fn open_side_file(&self, name: &str) -> Result<File> {
+    pub(crate) fn open_side_file(&self, name: &str) -> Result<DiskFile> {
         let path = self.root.join(name);
         let is_new = !path.exists();
         if is_new && !self.root.exists() {
             create_dirs(&self.root, self.ownership)?;
         }
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
+        let file = self
+            .disk
+            .open(&path, &mut OpenOptions::new(), false)
             .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
         if is_new {
             self.ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
@@ -341,7 +340,7 @@ fn acquire(lock: &File, path: &Path, db: &Path) -> Result<()> {
 /// at the end would stand in the way of a checkpoint for as long.
 #[derive(Debug)]
 pub(crate) struct Steady {
-    file: File,
+    file: DiskFile,
     unflushed: usize,
     turn: Option<DiskTurn>,
 }
@@ -381,12 +380,14 @@ pub(crate) struct StagedL0 {
 #[derive(Debug)]
 struct Unfinished {
     path: PathBuf,
+    disk: Disk,
 }
 
 impl Unfinished {
     /// The file has its final name.
-    fn keep(self) {
-        std::mem::forget(self);
+    fn keep(mut self) {
+        // An empty path is no file: nothing is removed.
+        self.path = PathBuf::new();
     }
 }
 
@@ -394,7 +395,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         // Best effort on the way out of an error; the sweep at the next start
         // removes what is left.
-        if fs::remove_file(&self.path).is_err() {
+        if !self.path.as_os_str().is_empty() && self.disk.remove(&self.path).is_err() {
             tracing::debug!(path = %self.path.display(), "unfinished ltx file left behind");
         }
     }
@@ -420,10 +421,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 const LOCK: &str = "lock";

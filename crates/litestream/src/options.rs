@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::levels::Levels;
 use crate::retention::Policy;
 
@@ -34,6 +35,9 @@ pub struct DbOptions {
     /// Bytes of local files above which those go that can be spared, in the end also
     /// those that wait to be sent. Zero: no limit.
     pub max_local_bytes: u64,
+    /// Where local state is kept; tests put a layer in between. No setting of the
+    /// user's.
+    pub disk: Disk,
 }
 
 impl DbOptions {
@@ -49,6 +53,7 @@ impl DbOptions {
             truncate_page_n: DEFAULT_TRUNCATE_PAGE_N,
             max_sync_wal_bytes: 64 << 20,
             max_local_bytes: 0,
+            disk: Disk::default(),
         }
     }
 

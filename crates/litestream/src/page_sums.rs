@@ -17,19 +17,19 @@
 //!
 //! Spec: ltx §7.3, replication §19 R7.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use crc_fast::{CrcAlgorithm, checksum};
 use ltx::{Checksum, PageSize, Pgno, Txid};
 
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct PageSums {
-    file: File,
+    file: DiskFile,
     page_size: PageSize,
     commit: u32,
     /// What the table describes.
@@ -41,9 +41,9 @@ pub(crate) struct PageSums {
 impl PageSums {
     /// Opens a table whose header is whole; `None` when there is none. It
     /// describes its stamp: the caller replays what came after.
-    pub(crate) fn open(file: File) -> Result<Option<Self>> {
+    pub(crate) fn open(file: DiskFile) -> Result<Option<Self>> {
         let mut header = [0; HEADER_LEN];
-        match file.read_exact_at(&mut header, 0) {
+        match file.as_file().read_exact_at(&mut header, 0) {
             Ok(()) => {}
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(err) => return Err(Error::io("read page sums", err)),
@@ -59,7 +59,7 @@ impl PageSums {
 
     /// Starts an empty table. Until the first [`stamp`](Self::stamp) it does not
     /// exist for [`open`](Self::open).
-    pub(crate) fn create(file: File, page_size: PageSize) -> Result<Self> {
+    pub(crate) fn create(file: DiskFile, page_size: PageSize) -> Result<Self> {
         file.set_len(0).map_err(|e| Error::io("clear page sums", e))?;
         Ok(Self { file, page_size, commit: 0, txid: Txid::NONE, stamp: Txid::NONE })
     }
@@ -82,7 +82,7 @@ impl PageSums {
     pub(crate) fn read(&self, first: Pgno, count: usize) -> Result<Vec<Checksum>> {
         let known = (self.commit + 1).saturating_sub(first.get()) as usize;
         let mut bytes = vec![0; count.min(known) * ENTRY_LEN];
-        self.file.read_exact_at(&mut bytes, entry_offset(first)).map_err(|e| Error::io("read page sums", e))?;
+        self.file.as_file().read_exact_at(&mut bytes, entry_offset(first)).map_err(|e| Error::io("read page sums", e))?;
         let entries = bytes.as_chunks::<ENTRY_LEN>().0;
         let mut sums: Vec<Checksum> = entries.iter().map(|entry| Checksum::new(u64::from_le_bytes(*entry))).collect();
         sums.resize(count, Checksum::NONE);
@@ -141,7 +141,7 @@ impl PageSums {
     fn pad(&self) -> Result<()> {
         let expected = HEADER_LEN as u64 + u64::from(self.commit) * ENTRY_LEN as u64;
         let failed = |e| Error::io("write page sums", e);
-        if self.file.metadata().map_err(failed)?.len() < expected {
+        if self.file.as_file().metadata().map_err(failed)?.len() < expected {
             self.file.set_len(expected).map_err(failed)?;
         }
         Ok(())
@@ -196,6 +196,8 @@ const ENTRY_LEN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn pgno(number: u32) -> Pgno {
@@ -208,7 +210,7 @@ mod tests {
 
     fn table() -> (File, PageSums) {
         let file = tempfile::tempfile().unwrap();
-        let sums = PageSums::create(file.try_clone().unwrap(), PageSize::new(512).unwrap()).unwrap();
+        let sums = PageSums::create(file.try_clone().unwrap().into(), PageSize::new(512).unwrap()).unwrap();
         (file, sums)
     }
 
@@ -232,12 +234,12 @@ mod tests {
         let (file, mut sums) = table();
         sums.append(pgno(1), &[sum(1)]).unwrap();
         sums.complete(Txid::new(7), 1).unwrap();
-        assert!(PageSums::open(file.try_clone().unwrap()).unwrap().is_none());
+        assert!(PageSums::open(file.try_clone().unwrap().into()).unwrap().is_none());
         sums.stamp().unwrap();
-        let again = PageSums::open(file.try_clone().unwrap()).unwrap().unwrap();
+        let again = PageSums::open(file.try_clone().unwrap().into()).unwrap().unwrap();
         assert_eq!((again.txid(), again.read(pgno(1), 1).unwrap()), (Txid::new(7), vec![sum(1)]));
         file.write_all_at(&[0xff], 17).unwrap();
-        assert!(PageSums::open(file).unwrap().is_none(), "a damaged header is no header");
+        assert!(PageSums::open(file.into()).unwrap().is_none(), "a damaged header is no header");
     }
 
     /// A lock page at the very end has no entry of its own to make the file long

@@ -64,6 +64,21 @@ pub(crate) enum Action {
     Done,
 }
 
+impl Action {
+    /// The step's name, for messages and for whoever watches.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::OpenPin(_) => "open pin",
+            Self::Capture => "capture",
+            Self::ReleasePin(_) => "release pin",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::LockWriters => "lock writers",
+            Self::UnlockWriters => "unlock writers",
+            Self::Done => "done",
+        }
+    }
+}
+
 /// How the last action went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {

@@ -7,12 +7,12 @@
 //! power failure the level-0 files themselves, or a comparison of all pages, take
 //! its place (docs/decisions/0003-position.md).
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crc_fast::{CrcAlgorithm, checksum};
 use ltx::{Checksum, PageSize, Txid};
 
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::wal::{Chain, Salts, WalPosition};
 
@@ -91,14 +91,14 @@ impl Position {
 ///
 /// Opened for each access: a descriptor for every idle database would be too many.
 pub(crate) struct PositionFile {
-    open: Box<dyn Fn() -> Result<File> + Send>,
+    open: Box<dyn Fn() -> Result<DiskFile> + Send>,
     /// Slot and turn of the last record.
     last: Option<(u64, u64)>,
 }
 
 impl PositionFile {
     /// `open` opens the file, making it if absent.
-    pub(crate) fn new(open: impl Fn() -> Result<File> + Send + 'static) -> Self {
+    pub(crate) fn new(open: impl Fn() -> Result<DiskFile> + Send + 'static) -> Self {
         Self { open: Box::new(open), last: None }
     }
 
@@ -108,7 +108,7 @@ impl PositionFile {
         let mut newest: Option<(u64, u64, Position)> = None;
         for slot in 0..2 {
             let mut record = [0; RECORD_LEN];
-            match file.read_exact_at(&mut record, slot * RECORD_LEN as u64) {
+            match file.as_file().read_exact_at(&mut record, slot * RECORD_LEN as u64) {
                 Ok(()) => {}
                 Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => continue,
                 Err(err) => return Err(Error::io("read position file", err)),
@@ -147,6 +147,8 @@ const RECORD_LEN: usize = 88;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn position(txid: u64) -> Position {
@@ -162,7 +164,7 @@ mod tests {
 
     fn reopened(file: &File) -> (PositionFile, Option<Position>) {
         let file = file.try_clone().unwrap();
-        let mut positions = PositionFile::new(move || Ok(file.try_clone().unwrap()));
+        let mut positions = PositionFile::new(move || Ok(file.try_clone().unwrap().into()));
         let loaded = positions.load().unwrap();
         (positions, loaded)
     }

@@ -17,16 +17,19 @@ use std::path::{Path, PathBuf};
 use litestream_replica::{FileId, FileInfo, Inventory, Level};
 use ltx::FileName;
 
+use crate::disk::Disk;
+
 /// The copies of one database.
 #[derive(Clone, Debug)]
 pub(crate) struct Staged {
     root: PathBuf,
+    disk: Disk,
 }
 
 impl Staged {
     /// The copies below a state directory; nothing is made yet.
-    pub(crate) fn new(meta: &Path) -> Self {
-        Self { root: meta.join("compacted") }
+    pub(crate) fn new(meta: &Path, disk: Disk) -> Self {
+        Self { root: meta.join("compacted"), disk }
     }
 
     /// The directory of all copies.
@@ -70,7 +73,7 @@ impl Staged {
 
     /// Deletes one copy; absent counts as deleted.
     pub(crate) fn remove(&self, id: FileId) -> io::Result<()> {
-        absent_is_fine(fs::remove_file(self.path(id)))
+        absent_is_fine(self.disk.remove(&self.path(id)))
     }
 
     /// Deletes what is no copy of a stored file, then the oldest copies until
@@ -93,7 +96,7 @@ impl Staged {
                 let is_copy = |id: &FileId| stored.level(level).iter().any(|file| file.id == *id && file.size == len);
                 match id.filter(is_copy) {
                     Some(id) => kept.push((id, len)),
-                    None => absent_is_fine(fs::remove_file(entry.path()))?,
+                    None => absent_is_fine(self.disk.remove(&entry.path()))?,
                 }
             }
         }
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn copies_of_nothing_stored_and_the_oldest_go() {
         let dir = tempfile::tempdir().unwrap();
-        let staged = Staged::new(dir.path());
+        let staged = Staged::new(dir.path(), Disk::default());
         staged.trim(&Inventory::default(), 0).unwrap();
         let stored = [file(1, 1, 2, 10), file(1, 3, 4, 10), file(2, 1, 6, 10)];
         for info in stored.iter().chain(&[file(1, 5, 6, 10)]) {

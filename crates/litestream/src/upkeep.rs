@@ -57,7 +57,7 @@ impl Database {
         }
     }
 
-    async fn work_off(&self, lane: Lane) {
+    pub(crate) async fn work_off(&self, lane: Lane) {
         let _heavy = self.heavy.lock().await;
         let due = self.agenda().take_due(lane, self.clock.now());
         let mut failed = Vec::new();
@@ -213,7 +213,7 @@ impl Database {
         meta::own_dirs(self.path(), &dir).map_err(Fault::Other)?;
         let scratch = self.staged.root().to_owned();
         let client = self.prefix.clone() as std::sync::Arc<dyn ReplicaClient>;
-        let info = compact(&client, Job { into, inputs: sources, staging: staging.clone(), scratch }).await?;
+        let info = compact(&client, Job { into, inputs: sources, staging: staging.clone(), scratch, disk: self.options.disk.clone() }).await?;
         if let Some(copy) = staging
             && let Err(err) = meta::own_file(self.path(), &copy)
         {

@@ -20,6 +20,7 @@ use ltx::{PageSize, Pgno};
 
 use super::sealed::SealedDelta;
 use super::{Base, Capture};
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::wal::{Frames, WalPosition};
@@ -27,7 +28,7 @@ use crate::wal::{Frames, WalPosition};
 /// See the module's description.
 pub(super) struct OpenDelta {
     name: &'static str,
-    pub(super) scratch: Arc<File>,
+    pub(super) scratch: Arc<DiskFile>,
     page_size: PageSize,
     /// Where each page stands in the scratch file.
     pub(super) pages: BTreeMap<Pgno, u64>,

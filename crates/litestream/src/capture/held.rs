@@ -5,18 +5,18 @@
 //! when writers go on. By then its frames may have left the WAL. If that fails,
 //! nothing captured since the last file is believed, and all pages are compared.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::l0::Into;
 use super::{Capture, PassReport};
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::wal::{self, WalHeader};
 use crate::wal_index::WalIndex;
 
 /// See the module's description.
 pub(super) struct HeldTail {
-    copy: File,
+    copy: DiskFile,
     header: WalHeader,
     target: WalIndex,
 }
@@ -65,7 +65,7 @@ impl Capture {
     }
 
     fn try_capture_held(&mut self, held: &HeldTail, report: &mut PassReport) -> Result<()> {
-        while let Some(captured) = self.capture_from(&held.copy, Some(held.header), &held.target, Into::Delta)? {
+        while let Some(captured) = self.capture_from(held.copy.as_file(), Some(held.header), &held.target, Into::Delta)? {
             report.wal_bytes += captured;
         }
         held.copy.set_len(0).map_err(|e| Error::io("empty held tail", e))

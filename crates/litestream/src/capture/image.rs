@@ -91,6 +91,7 @@ impl Capture {
         }
         let index =
             index.ok_or_else(|| Error::new(ErrorKind::Busy, "no moment between two commits to read the database"))?;
+        self.options.disk.reach("freeze").map_err(|e| Error::io("read database", e))?;
         let page_size = live.page_size;
         let db_len = live.db.metadata().map_err(|e| Error::io("read attributes of database", e))?.len();
         let commit = if index.commit != 0 {

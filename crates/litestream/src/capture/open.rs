@@ -216,7 +216,7 @@ impl Capture {
 
 impl Local {
     fn open(options: &crate::options::DbOptions) -> Result<Self> {
-        let meta = Arc::new(MetaDir::open(&options.meta_path(), &options.path)?);
+        let meta = Arc::new(MetaDir::open(&options.meta_path(), &options.path, options.disk.clone())?);
         let position_file = PositionFile::new({
             let meta = meta.clone();
             move || meta.open_side_file("position")

@@ -145,6 +145,7 @@ impl Capture {
         }
         // The checkpoint has written pages but, short of the end of the log, not
         // flushed them.
+        self.options.disk.reach("flush").map_err(|e| Error::io("flush wal", e))?;
         let live = self.live()?;
         live.db.sync_data().map_err(|e| Error::io("flush database", e))?;
         live.wal.sync_data().map_err(|e| Error::io("flush wal", e))?;
@@ -165,6 +166,7 @@ impl Capture {
                 // What comes in while the pass goes on waits for the next file.
                 *into = Into::Delta;
             }
+            self.options.disk.reach(action.name()).map_err(|e| Error::io(action.name(), e))?;
             let event = self.perform(action, report)?;
             action = self.live_mut()?.chain.step(event);
         }
@@ -246,7 +248,7 @@ impl Capture {
             Action::UnlockWriters => {
                 self.live()?.unlock_writers()?;
                 if let Some(locked_at) = self.checkpoints.locked_at.take() {
-                    self.checkpoints.unlocked_at = Some(Instant::now());
+                    self.checkpoints.unlocked_at = Some(tokio::time::Instant::now().into_std());
                     tracing::debug!(db = %self.options.path.display(), held = ?locked_at.elapsed(), "write lock held");
                 }
                 self.capture_held(report)?;

@@ -56,7 +56,7 @@ impl SealedDelta {
         let (pages, scratch) = (self.delta.pages.clone(), self.delta.scratch.clone());
         let write = move || {
             step_back();
-            l0::write_file(&meta, header, &pages, &scratch, Some(&turn))
+            l0::write_file(&meta, header, &pages, scratch.as_file(), Some(&turn))
         };
         // Without a thread to be had it is written when the result is asked for.
         self.task = thread::Builder::new().name("seal".to_owned()).spawn(write).ok();
@@ -76,7 +76,8 @@ impl SealedDelta {
                 Err(_) => Err(Error::new(ErrorKind::Transient, "the thread that writes ltx files panicked")),
             },
             None => {
-                l0::write_file(&self.meta, self.header.clone(), &self.delta.pages, &self.delta.scratch, None).map(Some)
+                let OpenDelta { pages, scratch, .. } = &self.delta;
+                l0::write_file(&self.meta, self.header.clone(), pages, scratch.as_file(), None).map(Some)
             }
         }
     }

@@ -4,24 +4,26 @@
 //! is one that was uploaded. Dropped before that, it is removed. The other name does not
 //! end in `.tmp`: upstream sweeps such files of the directory both may use.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Fault;
+use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
 
 /// A local copy that is not to stay unless told.
 pub(super) struct Staging {
     unfinished: PathBuf,
     path: PathBuf,
+    disk: Disk,
     keep: bool,
 }
 
 impl Staging {
     /// Makes the file, and its directory if need be. What an earlier try left is
     /// overwritten.
-    pub(super) fn create(path: PathBuf) -> Result<(Self, File), Fault> {
+    pub(super) fn create(path: PathBuf, disk: Disk) -> Result<(Self, DiskFile), Fault> {
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(".part");
         let unfinished = PathBuf::from(unfinished);
@@ -29,9 +31,8 @@ impl Staging {
         if let Some(dir) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         }
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-        let file = options.open(&unfinished).map_err(failed)?;
-        Ok((Self { unfinished, path, keep: false }, file))
+        let file = disk.open(&unfinished, OpenOptions::new().mode(0o600), true).map_err(failed)?;
+        Ok((Self { unfinished, path, disk, keep: false }, file))
     }
 
     /// Where the file is for now.
@@ -42,7 +43,7 @@ impl Staging {
     /// Gives the file its name. That it fails is no failure of the compaction: the
     /// next one reads the store instead.
     pub(super) fn keep(mut self) {
-        match fs::rename(&self.unfinished, &self.path) {
+        match self.disk.rename(&self.unfinished, &self.path) {
             Ok(()) => self.keep = true,
             Err(error) => tracing::warn!(path = %self.path.display(), %error, "local copy of a compaction is lost"),
         }
@@ -52,7 +53,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.keep
-            && let Err(error) = fs::remove_file(&self.unfinished)
+            && let Err(error) = self.disk.remove(&self.unfinished)
         {
             // Overwritten by the next try; until then it only takes space.
             tracing::debug!(path = %self.unfinished.display(), %error, "cannot remove local copy of a compaction");

@@ -49,7 +49,7 @@ impl Setup {
     }
 
     fn job(&self, into: FileId, inputs: Vec<Source>) -> Job {
-        Job { into, inputs, staging: None, scratch: self.dir.path().join("scratch") }
+        Job { into, inputs, staging: None, scratch: self.dir.path().join("scratch"), disk: Disk::default() }
     }
 
     /// Compacts streamed and staged; both must fail alike and leave nothing.

@@ -1,0 +1,53 @@
+//! The steps that background work consists of, for whoever takes them one at a time
+//! in an order of his own: the simulator. The daemon's tasks do not go through here.
+
+use crate::agenda::Lane;
+use crate::capture::Publish;
+use crate::db::Database;
+use crate::error::Result;
+
+/// One step of background work on a database.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A pass whose pages wait for a later file.
+    CaptureLater,
+    /// A pass whose pages become a file, on the side if they are many.
+    CaptureSoon,
+    /// A pass whose pages are a file when it ends.
+    CaptureNow,
+    /// A round of uploads.
+    Upload,
+    /// What the agenda has due for levels.
+    Levels,
+    /// What the agenda has due for snapshots and retention.
+    Snapshots,
+}
+
+impl Database {
+    /// Takes one step. True when nothing of its kind is left to do.
+    ///
+    /// # Errors
+    /// What a background task would log and try again. Maintenance logs by itself and
+    /// has no errors here.
+    #[doc(hidden)]
+    pub async fn take_step(&self, step: Step) -> Result<bool> {
+        match step {
+            Step::CaptureLater => self.capture(Publish::Later).await.map(|_| !self.has_open_delta()),
+            Step::CaptureSoon => self.capture(Publish::Soon).await.map(|_| !self.has_open_delta()),
+            Step::CaptureNow => self.capture(Publish::Now).await.map(|_| true),
+            Step::Upload => self.upload_batch().await,
+            Step::Levels => Ok(self.take_lane(Lane::Levels).await),
+            Step::Snapshots => Ok(self.take_lane(Lane::Snapshots).await),
+        }
+    }
+
+    async fn take_lane(&self, lane: Lane) -> bool {
+        self.review();
+        if self.next_due(lane).is_none_or(|due| due > self.clock.now()) {
+            return true;
+        }
+        self.work_off(lane).await;
+        false
+    }
+}

@@ -1,16 +1,18 @@
-//! May capture go on from a recorded position after a process start?
+//! May capture go on from where it stood: after a process start ([`judge`]), and
+//! while it runs ([`proceed`])?
 //!
-//! One question, no I/O. The answer "yes" is given only when the log itself
-//! proves that the recorded prefix is still there; everything else is a reason to
-//! compare the whole database instead. Upstream guesses here, and loses commits
-//! silently (spec: replication §6.3, §17 D1, D1b, D3, D5).
+//! Two questions, no I/O. The answer "yes" is given only when the log itself
+//! proves that the recorded prefix is still there, or the pins that it was; everything
+//! else is a reason to compare the whole database instead. Upstream guesses here, and
+//! loses commits silently (spec: replication §6.3, §17 D1, D1b, D3, D5).
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use ltx::PageSize;
 
 use crate::position::{Inode, Position};
-use crate::wal::{Chain, Salts};
+use crate::wal::{Chain, Salts, WalPosition};
 use crate::wal_index::WalIndex;
 
 /// What was found when the database was opened.
@@ -84,12 +86,100 @@ pub(crate) fn judge(position: &Position, evidence: &Evidence) -> Result<(), Gap>
     }
 }
 
+/// What there is to capture between a place in the log and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing.
+    Nothing,
+    /// The frames after the place.
+    Frames,
+    /// The log has started over, and everything before was captured: go on from here.
+    StartedOver(WalPosition),
+}
+
+/// Where capture goes on from `here` when the log ends at `end`, under pins that have
+/// been held without a gap. `is_caught_up` when everything under the first of them was
+/// captured: before that a restart proves nothing, because it may sit on slot 0.
+///
+/// Salts do not tell how often the log started over: two restarts without a commit in
+/// between are as harmless as one, and one under a pin that was lost is as harmful
+/// as two. [`Tally`] tells whether a commit is missing.
+///
+/// # Errors
+/// Why the log does not continue `here`.
+pub(crate) fn proceed(here: &WalPosition, end: &WalPosition, is_caught_up: bool) -> Result<Next, &'static str> {
+    if end.salts != here.salts {
+        if !is_caught_up {
+            return Err("the wal was restarted before its end was captured");
+        }
+        return Ok(Next::StartedOver(WalPosition { salts: end.salts, frame: 0, chain: Chain::default() }));
+    }
+    match end.frame.cmp(&here.frame) {
+        Ordering::Less => Err("the wal became shorter within one generation"),
+        Ordering::Equal => Ok(Next::Nothing),
+        Ordering::Greater => Ok(Next::Frames),
+    }
+}
+
+/// The number of commits SQLite had counted at a place up to which everything has been
+/// captured.
+///
+/// The wal-index carries a counter that grows by one with each commit, whatever happens
+/// to the log. Between two looks it may not grow by more than the commits found in the
+/// frames: a pin that was lost without anybody noticing shows here, and only here
+/// (docs/spec/sqlite-wal.md §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tally {
+    salts: Salts,
+    frame: u32,
+    /// What the counter said at the last look.
+    counted: u32,
+    /// Commits found in the frames since then.
+    found: u32,
+    /// Nothing relates the present generation to the one before it, so that the count
+    /// is all there is.
+    is_sole_proof: bool,
+}
+
+impl Tally {
+    /// Everything up to `place` is captured, and the counter stood at `counted` there.
+    pub(crate) fn new(place: &WalPosition, counted: u32) -> Self {
+        Self { salts: place.salts, frame: place.frame, counted, found: 0, is_sole_proof: false }
+    }
+
+    /// True when it belongs to this place.
+    pub(crate) fn is_at(&self, place: &WalPosition) -> bool {
+        (self.salts, self.frame) == (place.salts, place.frame)
+    }
+
+    /// After `found` commits more, up to `end`.
+    pub(crate) fn after(self, end: &WalPosition, found: u32) -> Self {
+        Self { salts: end.salts, frame: end.frame, found: self.found.saturating_add(found), ..self }
+    }
+
+    /// At the start of the generation that the log has now.
+    pub(crate) fn started_over(self, start: &WalPosition) -> Self {
+        // A generation that never had a frame gets random salts with its first one.
+        let is_related = start.salts.follows(self.salts) || self.frame == 0;
+        Self { salts: start.salts, frame: 0, is_sole_proof: !is_related, ..self }
+    }
+
+    /// True when no commit is missing, the counter being at `counted` now. A counter
+    /// that began anew does not add up either.
+    ///
+    /// More commits may be found than were counted: where a device may tear a sector,
+    /// SQLite repeats the last frame of a transaction to fill it.
+    pub(crate) fn adds_up(&self, counted: u32) -> bool {
+        let expected = counted.wrapping_sub(self.counted);
+        if self.is_sole_proof { expected == self.found } else { expected <= self.found }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ltx::{Checksum, Txid};
 
     use super::*;
-    use crate::wal::WalPosition;
 
     fn wal(salt: u32, frame: u32, chain: u32) -> WalPosition {
         WalPosition { salts: Salts(salt, 9), frame, chain: Chain(chain, chain) }
@@ -110,7 +200,7 @@ mod tests {
         Evidence {
             inode: Inode { device: 1, number: 2 },
             page_size: PageSize::new(4096).unwrap(),
-            index: WalIndex { end, commit: 10, backfilled: 0, page_size: PageSize::new(4096) },
+            index: WalIndex { end, commit: 10, changes: 1, backfilled: 0, page_size: PageSize::new(4096) },
             frame_before: before.map(|(salt, chain)| (Salts(salt, 9), Chain(chain, chain))),
         }
     }
@@ -152,5 +242,39 @@ mod tests {
         let empty = WalPosition { salts: Salts(0, 0), frame: 0, chain: Chain(0, 0) };
         assert_eq!(judge(&position(empty), &evidence(empty, None)), Err(Gap::Unanchored));
         assert_eq!(judge(&position(wal(7, 0, 0)), &evidence(wal(7, 3, 5), None)), Ok(()));
+    }
+
+    /// Under pins a generation that starts over is followed, as often as it does so
+    /// without a commit; without their proof it is not.
+    #[test]
+    fn a_generation_that_starts_over_is_followed_under_pins_only() {
+        let here = wal(7, 20, 33);
+        for salt in [8, 9, 70] {
+            let start = WalPosition { salts: Salts(salt, 9), frame: 0, chain: Chain::default() };
+            assert_eq!(proceed(&here, &wal(salt, 3, 5), true), Ok(Next::StartedOver(start)));
+            assert!(proceed(&here, &wal(salt, 3, 5), false).is_err());
+        }
+        assert_eq!(proceed(&here, &here, false), Ok(Next::Nothing));
+        assert_eq!(proceed(&here, &wal(7, 21, 34), false), Ok(Next::Frames));
+        assert!(proceed(&here, &wal(7, 19, 32), true).is_err());
+    }
+
+    /// A pin was lost: a commit was checkpointed and overwritten, and the salts look as
+    /// if nothing had happened.
+    #[test]
+    fn a_commit_that_is_counted_but_not_found_is_a_gap() {
+        let tally = Tally::new(&wal(7, 20, 33), u32::MAX);
+        assert!(tally.is_at(&wal(7, 20, 34)) && !tally.is_at(&wal(7, 21, 33)));
+        assert!(tally.adds_up(u32::MAX));
+        assert!(!tally.adds_up(0), "one more was counted");
+        let next = tally.started_over(&wal(8, 0, 0)).after(&wal(8, 4, 1), 2);
+        assert!(next.is_at(&wal(8, 4, 1)));
+        assert!(next.adds_up(1));
+        assert!(!next.adds_up(2), "three were counted, two were found");
+        assert!(next.adds_up(0), "frames that fill a sector are no commits");
+        assert!(!next.adds_up(u32::MAX - 1), "the counter began anew");
+        let unrelated = tally.started_over(&wal(70, 0, 0)).after(&wal(70, 4, 1), 2);
+        assert!(unrelated.adds_up(1));
+        assert!(!unrelated.adds_up(0) && !unrelated.adds_up(2), "only the count proves anything");
     }
 }

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 
 /// One of the two connections that take turns at holding the pin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     /// The first connection.
     A,
@@ -34,7 +34,7 @@ impl Side {
 }
 
 /// How far a pass goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
     /// Capture and move the pin forward, so that others' checkpoints get through.
     Advance,
@@ -46,7 +46,7 @@ pub(crate) enum Goal {
 }
 
 /// What the executor does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     /// Begin a read transaction on this connection.
     OpenPin(Side),
@@ -80,7 +80,7 @@ impl Action {
 }
 
 /// How the last action went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
     /// It succeeded.
     Ok,
@@ -92,7 +92,7 @@ pub(crate) enum Event {
 }
 
 /// Which pins are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Held {
     /// None: nothing protects the WAL, and nothing may be assumed about it.
     None,
@@ -106,14 +106,14 @@ pub(crate) enum Held {
 }
 
 /// See the module's description.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PinChain {
     held: Held,
     stages: VecDeque<Stage>,
     last: Action,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Advance,
     Checkpoint,

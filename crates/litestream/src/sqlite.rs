@@ -407,3 +407,6 @@ const WAL_INDEX_PAUSE: Duration = Duration::from_micros(100);
 const WAL_INDEX_REGION_LEN: c_int = 32 * 1024;
 /// Words in one copy of the wal-index header.
 const HEADER_COPY_WORDS: usize = 12;
+
+#[cfg(test)]
+mod tests;

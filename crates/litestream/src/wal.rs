@@ -44,6 +44,8 @@ pub(crate) struct Frames {
     pub(crate) pages: BTreeMap<Pgno, u64>,
     /// Database size in pages after the last commit.
     pub(crate) commit: u32,
+    /// Frames that end a transaction.
+    pub(crate) commits: u32,
     /// The place after the last committed frame.
     pub(crate) end: WalPosition,
 }
@@ -86,8 +88,14 @@ pub(crate) fn scan(
     let frame_len = frame_len(header.page_size);
     let per_read = (READ_LEN / frame_len).max(1);
     let mut buffer = vec![0; per_read * frame_len];
-    let mut state =
-        Scan { committed: BTreeMap::new(), open: Vec::new(), commit: 0, end: from, start_frame: from.frame };
+    let mut state = Scan {
+        committed: BTreeMap::new(),
+        open: Vec::new(),
+        commit: 0,
+        commits: 0,
+        end: from,
+        start_frame: from.frame,
+    };
     let (mut chain, mut frame) = (from.chain, from.frame);
     let start = frame_offset(header.page_size, from.frame);
     while frame < until {
@@ -122,6 +130,7 @@ struct Scan {
     /// Pages of the transaction that has not committed yet in this run.
     open: Vec<(Pgno, u64)>,
     commit: u32,
+    commits: u32,
     end: WalPosition,
     start_frame: u32,
 }
@@ -133,6 +142,7 @@ impl Scan {
             // One by one: BTreeMap::append would rebuild the whole map each time.
             self.committed.extend(self.open.drain(..));
             self.commit = head.commit;
+            self.commits += 1;
             self.end = after;
         }
     }
@@ -144,7 +154,7 @@ impl Scan {
         // A later commit of the same run may have shrunk the database; pages
         // beyond its end belong to nobody (spec: replication L24).
         self.committed.retain(|pgno, _| pgno.get() <= self.commit);
-        Some(Frames { pages: self.committed, commit: self.commit, end: self.end })
+        Some(Frames { pages: self.committed, commit: self.commit, commits: self.commits, end: self.end })
     }
 }
 

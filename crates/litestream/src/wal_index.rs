@@ -17,6 +17,9 @@ pub(crate) struct WalIndex {
     pub(crate) end: WalPosition,
     /// Database size in pages at that end.
     pub(crate) commit: u32,
+    /// Commits so far, as SQLite counts them: grows by one with each, and begins anew
+    /// when the wal-index is rebuilt.
+    pub(crate) changes: u32,
     /// Frames already copied into the database file.
     pub(crate) backfilled: u32,
     /// `None` before the first transaction of a fresh WAL.
@@ -47,6 +50,7 @@ impl WalIndex {
                 chain: Chain(native(24)?, native(28)?),
             },
             commit: native(20)?,
+            changes: native(8)?,
             backfilled: native(96)?,
             page_size: PageSize::new(page_size),
         })

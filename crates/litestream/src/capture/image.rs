@@ -16,6 +16,7 @@ use ltx::{Checksum, EncodedRun, Encoder, Header, PageSize, Pgno, RunEncoder, Sum
 
 use super::l0::{Into, encode};
 use super::{Base, Capture, Local};
+use crate::continuity::Tally;
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_sums::PageSums;
 use crate::position::Position;
@@ -42,6 +43,8 @@ pub(crate) struct Frozen {
     _pin: Connection,
     pages: Pages,
     place: WalPosition,
+    /// SQLite's count of commits.
+    changes: u32,
     commit: u32,
     /// The transaction whose state this is.
     pub(crate) txid: Txid,
@@ -119,6 +122,7 @@ impl Capture {
         Ok(Frozen {
             pages,
             place: index.end,
+            changes: index.changes,
             commit,
             txid: self.txid().unwrap_or(Txid::NONE),
             timestamp: self.timestamp(),
@@ -132,7 +136,7 @@ impl Capture {
     fn rebase_on(&mut self, frozen: &mut Frozen, txid: Txid) -> Result<()> {
         self.drop_deltas();
         let live = self.live.as_mut().ok_or_else(super::not_open)?;
-        live.caught_up = true;
+        live.tally = Some(frozen.tally());
         let position = Position {
             txid,
             file_checksum: Checksum::NONE,
@@ -247,6 +251,11 @@ impl Frozen {
 
     pub(super) fn place(&self) -> WalPosition {
         self.place
+    }
+
+    /// Everything up to this moment counts as captured.
+    pub(super) fn tally(&self) -> Tally {
+        Tally::new(&self.place, self.changes)
     }
 
     pub(super) fn commit(&self) -> u32 {

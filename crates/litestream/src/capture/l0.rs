@@ -8,6 +8,7 @@ use ltx::{Checksum, Encoder, Header, Pgno, page_checksum};
 
 use super::sealed::Written;
 use super::{Base, Capture, Local};
+use crate::continuity::{Next, Tally, proceed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meta::MetaDir;
 use crate::position::Position;
@@ -36,37 +37,50 @@ impl Capture {
         target: &WalIndex,
         into: Into,
     ) -> Result<Option<u64>> {
-        let here = self.captured()?;
+        let mut here = self.captured()?;
         let live = self.live()?;
-        if target.end.salts != here.wal.salts {
-            if !live.caught_up {
-                return Err(discontinuous("the wal was restarted before its end was captured"));
+        let mut tally = live.tally.filter(|tally| tally.is_at(&here.wal));
+        let mut has_started_over = false;
+        match proceed(&here.wal, &target.end, tally.is_some()).map_err(discontinuous)? {
+            Next::Frames => {}
+            Next::Nothing => return prove(tally, target).map(|()| None),
+            Next::StartedOver(start) => {
+                here.wal = start;
+                tally = tally.map(|tally| tally.started_over(&start));
+                has_started_over = true;
             }
-            let here = follow_restart(here, target)?;
-            self.move_captured(here)?;
-            return self.capture_chunk(target, into);
         }
-        if target.end.frame <= here.wal.frame {
-            if target.end.frame < here.wal.frame {
-                return Err(discontinuous("the wal became shorter within one generation"));
-            }
+        if target.end.frame == 0 {
+            // Nothing was written since the log started over.
+            prove(tally, target)?;
+            self.move_captured(here)?;
+            self.live_mut()?.tally = tally;
             return Ok(None);
         }
         let header = header.map_or_else(|| live.header(target.end.salts), Ok)?;
         let from = if here.wal.frame == 0 { WalPosition { chain: header.chain, ..here.wal } } else { here.wal };
         let limit = self.options.sync_limit();
-        let Some(frames) = wal::scan(wal, &header, from, target.end.frame, limit).map_err(broken)? else {
-            return Err(discontinuous("the wal holds no commit where the wal-index says one ends"));
-        };
-        if frames.end.frame == target.end.frame && frames.end != target.end {
-            return Err(discontinuous("the wal's checksum is not the one in the wal-index"));
+        let frames = read_frames(wal, &header, from, target, limit)?;
+        let tally_before = tally;
+        let tally = tally.map(|tally| tally.after(&frames.end, frames.commits));
+        if frames.end.frame == target.end.frame {
+            prove(tally, target)?;
+        } else if has_started_over {
+            // What is written below becomes a record of the new generation, so everything
+            // that the old one may lack has to show first.
+            let all = read_frames(wal, &header, from, target, u64::MAX)?;
+            prove(tally_before.map(|tally| tally.after(&all.end, all.commits)), target)?;
         }
         check_growth(&here, &frames)?;
-        let bytes = wal::frame_offset(live.page_size, frames.end.frame) - wal::frame_offset(live.page_size, from.frame);
+        if has_started_over {
+            self.move_captured(here)?;
+        }
+        let bytes = wal::frame_offset(here.page_size, frames.end.frame) - wal::frame_offset(here.page_size, from.frame);
         match into {
             Into::File if !self.has_open_delta() => self.write_delta(&here, &frames)?,
             Into::File | Into::Delta => self.absorb(&frames, wal)?,
         }
+        self.live_mut()?.tally = tally;
         Ok(Some(bytes))
     }
 
@@ -97,7 +111,7 @@ impl Capture {
             frame: if pages.is_empty() { position.wal.frame } else { last.unwrap_or(0) },
             ..position.wal
         };
-        let frames = Frames { pages, commit: position.commit, end: position.wal };
+        let frames = Frames { pages, commit: position.commit, commits: 0, end: position.wal };
         self.write_delta(&Position { wal: start, ..position }, &frames)
     }
 
@@ -172,14 +186,25 @@ pub(super) enum Into {
     Delta,
 }
 
-/// The place after one restart of the WAL under an unbroken chain of pins.
-fn follow_restart(position: Position, target: &WalIndex) -> Result<Position> {
-    let (old, new) = (position.wal.salts, target.end.salts);
-    // A generation that never had a frame gets random salts with its first one.
-    if new.follows(old) || position.wal.frame == 0 {
-        return Ok(Position { wal: WalPosition { salts: new, frame: 0, chain: wal::Chain::default() }, ..position });
+/// Reads the committed frames from `from` on, up to `target` or `limit` bytes.
+fn read_frames(wal: &File, header: &WalHeader, from: WalPosition, target: &WalIndex, limit: u64) -> Result<Frames> {
+    let Some(frames) = wal::scan(wal, header, from, target.end.frame, limit).map_err(broken)? else {
+        return Err(discontinuous("the wal holds no commit where the wal-index says one ends"));
+    };
+    if frames.end.frame == target.end.frame && frames.end != target.end {
+        return Err(discontinuous("the wal's checksum is not the one in the wal-index"));
     }
-    Err(discontinuous("the wal was restarted more than once"))
+    Ok(frames)
+}
+
+/// Every commit that SQLite counted up to `target` was found.
+fn prove(tally: Option<Tally>, target: &WalIndex) -> Result<()> {
+    match tally {
+        Some(tally) if !tally.adds_up(target.changes) => {
+            Err(discontinuous("sqlite counted more commits than the wal held, a read transaction was lost"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every page the database grew by is in the log; SQLite always writes them. One
@@ -211,5 +236,41 @@ pub(super) fn encode(err: ltx::Error) -> Error {
     match err {
         ltx::Error::Write(err) => Error::io("stage-write ltx file", err),
         other => Error::with_source(ErrorKind::Corrupt, "encode ltx file", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ltx::{PageSize, Txid};
+
+    use super::*;
+    use crate::position::Inode;
+    use crate::wal::{Chain, Salts};
+
+    /// L25: SQLite writes every page a database grows by; one that is not among the
+    /// frames was in frames nobody saw.
+    #[test]
+    fn growth_by_a_page_that_is_not_in_the_log_is_a_gap() {
+        let place = |frame| WalPosition { salts: Salts(1, 2), frame, chain: Chain(3, 4) };
+        let page_size = PageSize::new(65536).unwrap();
+        let lock_page = page_size.lock_page().get();
+        let check = |before: u32, after: u32, pages: &[u32]| {
+            let position = Position {
+                txid: Txid::new(1),
+                file_checksum: Checksum::EMPTY,
+                page_size,
+                commit: before,
+                wal: place(0),
+                inode: Inode { device: 1, number: 2 },
+            };
+            let pages = pages.iter().map(|&page| (Pgno::new(page).unwrap(), 0)).collect();
+            check_growth(&position, &Frames { pages, commit: after, commits: 1, end: place(9) })
+        };
+        assert!(check(3, 5, &[1, 4, 5]).is_ok());
+        assert_eq!(check(3, 5, &[1, 5]).unwrap_err().kind(), ErrorKind::Discontinuous);
+        assert_eq!(check(3, 5, &[1, 4]).unwrap_err().kind(), ErrorKind::Discontinuous);
+        assert!(check(5, 3, &[1]).is_ok(), "shrinking needs no page");
+        let around = [lock_page - 1, lock_page + 1];
+        assert!(check(lock_page - 2, lock_page + 1, &around).is_ok(), "the lock page is in no log");
     }
 }

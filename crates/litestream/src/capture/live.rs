@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ltx::PageSize;
 
+use crate::continuity::Tally;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pin_chain::{Held, PinChain, Side};
 use crate::position::Inode;
@@ -35,9 +36,10 @@ pub(super) struct Live {
     busy_timeout: Duration,
     /// Frames that were certainly in the WAL when the newest pin was opened.
     pub(super) pinned_frames: u32,
-    /// Everything before the first pin has been captured. Until then a restart of
-    /// the WAL proves nothing, because the first pin may sit on slot 0.
-    pub(super) caught_up: bool,
+    /// SQLite's count of commits where capture stands; `None` until everything before the
+    /// first pin has been captured. Until then a restart of the WAL proves nothing,
+    /// because the first pin may sit on slot 0.
+    pub(super) tally: Option<Tally>,
 }
 
 impl Live {
@@ -89,7 +91,7 @@ impl Live {
             wal_path,
             busy_timeout,
             pinned_frames: 0,
-            caught_up: false,
+            tally: None,
         })
     }
 

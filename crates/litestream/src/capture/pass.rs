@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::l0::Into;
 use super::live::Live;
 use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport, Publish};
-use crate::continuity::Gap;
+use crate::continuity::{Gap, Tally};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pin_chain::{Action, Event, Goal};
 use crate::wal;
@@ -295,7 +295,8 @@ impl Capture {
         while let Some(captured) = self.capture_chunk(&target, into)? {
             report.wal_bytes += captured;
         }
-        self.live_mut()?.caught_up = true;
+        let place = self.captured()?.wal;
+        self.live_mut()?.tally = Some(Tally::new(&place, target.changes));
         Ok(())
     }
 
@@ -322,3 +323,6 @@ const TURN_PATIENCE: Duration = Duration::from_millis(100);
 const PRESSED_FOR: Duration = Duration::from_millis(100);
 /// 8 MiB: see [`Capture::lock_threshold`].
 const LOCKED_WAL_LEN: u32 = 8 << 20;
+
+#[cfg(test)]
+mod tests;

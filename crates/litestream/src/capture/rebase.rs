@@ -23,7 +23,7 @@ impl Capture {
         self.base = super::Base::Known(position);
         let frozen = frozen?;
         let live = self.live_mut()?;
-        live.caught_up = true;
+        live.tally = Some(frozen.tally());
         let inode = live.inode;
         let here = Position { wal: frozen.place(), commit: frozen.commit(), inode, ..position };
 

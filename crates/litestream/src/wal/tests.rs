@@ -59,6 +59,31 @@ fn two_scans_find_what_one_finds() {
     assert_eq!(pages, whole.pages);
 }
 
+/// A transaction of several frames counts when its last one is there, and not before.
+#[test]
+fn frames_after_the_last_commit_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = log(dir.path(), 512);
+    let header = read_header(&wal).unwrap().unwrap();
+    let count = frame_count(&wal, &header);
+    let mut ends = vec![];
+    let mut whole = 0;
+    for until in 1..=count {
+        let found = scan(&wal, &header, start(&header), until, u64::MAX).unwrap();
+        match found.map(|frames| (frames.end.frame, frames.commits)) {
+            None => assert!(ends.is_empty(), "frame {until}: a commit was there before"),
+            Some((end, commits)) if end == until => {
+                ends.push(end);
+                assert_eq!(commits as usize, ends.len());
+                whole += 1;
+            }
+            Some((end, _)) => assert_eq!(Some(&end), ends.last(), "frame {until}"),
+        }
+    }
+    assert_eq!((ends.last(), whole), (Some(&count), 4), "a table, two rows, one deletion");
+    assert!((count as usize) > 2 * whole, "some transactions have several frames");
+}
+
 #[test]
 fn a_changed_byte_anywhere_in_a_frame_is_noticed() {
     let dir = tempfile::tempdir().unwrap();

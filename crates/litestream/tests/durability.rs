@@ -1,0 +1,118 @@
+//! What is in place when: files of the local state before they count, and the moment an
+//! image stands for. What a loss of power does is the simulator's subject; here it is
+//! enough that nothing counts before it is flushed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use litestream::{DbOptions, Disk, DiskLayer, DiskOp};
+use litestream_testkit::scenario;
+use support::{Setup, close};
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Write(PathBuf),
+    Sync(PathBuf),
+    Rename(PathBuf, PathBuf),
+    SyncDir(PathBuf),
+}
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Seen>>);
+
+impl DiskLayer for Recorder {
+    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
+        let owned = |path: &Path| path.to_owned();
+        self.0.lock().unwrap().push(match op {
+            DiskOp::Write { path, .. } => Seen::Write(owned(path)),
+            DiskOp::Sync { path, .. } => Seen::Sync(owned(path)),
+            DiskOp::Rename { from, to } => Seen::Rename(owned(from), owned(to)),
+            DiskOp::SyncDir { path } => Seen::SyncDir(owned(path)),
+            _ => return Ok(()),
+        });
+        Ok(())
+    }
+}
+
+/// A level-0 file is flushed before it gets its name, the name before the position
+/// knows the file, and all of that before a sync is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_and_its_name_are_flushed_before_they_count() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let recorder = Arc::new(Recorder::default());
+    let (store, db) =
+        setup.store_with(DbOptions { disk: Disk::behind(recorder.clone()), ..DbOptions::new(setup.db()) });
+    scenario::commit(&app, 20).unwrap();
+    store.once(false).await.unwrap();
+    let mut files = 0;
+    for round in 0..5 {
+        recorder.0.lock().unwrap().clear();
+        scenario::commit(&app, 3).unwrap();
+        db.sync().await.unwrap();
+        let seen = std::mem::take(&mut *recorder.0.lock().unwrap());
+        let at = |wanted: &Seen| seen.iter().position(|one| one == wanted);
+        let last = |wanted: &Seen| seen.iter().rposition(|one| one == wanted);
+        for (i, one) in seen.iter().enumerate() {
+            let Seen::Rename(from, to) = one else { continue };
+            if to.extension().is_none_or(|extension| extension != "ltx") {
+                continue;
+            }
+            files += 1;
+            let written = last(&Seen::Write(from.clone())).unwrap();
+            let flushed = last(&Seen::Sync(from.clone()));
+            assert!(flushed.is_some_and(|at| written < at && at < i), "round {round}, not flushed: {seen:?}");
+            let named = at(&Seen::SyncDir(to.parent().unwrap().to_owned()));
+            let known = last(&Seen::Write(setup.meta().join("position"))).unwrap();
+            assert!(named.is_some_and(|at| i < at && at < known), "round {round}, name not flushed: {seen:?}");
+        }
+    }
+    assert_eq!(files, 5, "one file a round");
+    close(&store).await;
+}
+
+/// Lets the application commit right after the moment of an image was chosen, while what
+/// was committed before is written to its file.
+struct CommitsAmid {
+    db: PathBuf,
+    is_armed: AtomicBool,
+}
+
+impl DiskLayer for CommitsAmid {
+    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
+        if let DiskOp::Open { path, .. } = op
+            && path.extension().is_some_and(|extension| extension == "tmp")
+            && self.is_armed.swap(false, Ordering::SeqCst)
+        {
+            scenario::commit(&rusqlite::Connection::open(&self.db).unwrap(), 2).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// L39: commits go on while an image is made; it stands for the transaction it holds,
+/// and what came later is applied on top.
+#[tokio::test(flavor = "multi_thread")]
+async fn l39_an_image_is_labelled_with_the_transaction_it_holds() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 20).unwrap();
+    let amid = Arc::new(CommitsAmid { db: setup.db(), is_armed: AtomicBool::new(false) });
+    let (store, db) = setup.store_with(DbOptions { disk: Disk::behind(amid.clone()), ..DbOptions::new(setup.db()) });
+    store.once(false).await.unwrap();
+    scenario::commit(&app, 3).unwrap();
+    let then = litestream_testkit::image::read_image(&setup.db()).unwrap();
+    amid.is_armed.store(true, Ordering::SeqCst);
+    let txid = db.snapshot().await.unwrap();
+    assert!(!amid.is_armed.load(Ordering::SeqCst), "nobody committed in the middle");
+    then.assert_same(&setup.restored_at(txid).await, "the image");
+    db.sync().await.unwrap();
+    setup.assert_restores("the image and what came later");
+    close(&store).await;
+}

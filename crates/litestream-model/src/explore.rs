@@ -113,6 +113,7 @@ impl Hasher for Mixed {
         unreachable!("keys are numbers of 128 bits");
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "half of a fingerprint is as well mixed as the whole")]
     fn write_u128(&mut self, i: u128) {
         self.0 = i as u64;
     }

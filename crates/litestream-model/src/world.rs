@@ -108,8 +108,7 @@ impl World {
     }
 
     fn moves_of_others(&self, bounds: &Bounds, into: &mut Vec<Move>) {
-        for (i, other) in self.others(bounds).iter().enumerate() {
-            let i = i as u8;
+        for (i, other) in (0_u8..).zip(self.others(bounds)) {
             if other.rests() {
                 if other.slot.is_some() {
                     into.push(Move::OtherEnds(i));
@@ -322,6 +321,7 @@ impl Fingerprint {
     }
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "both halves of the product are used")]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64) ^ a.rotate_left(31)

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use litestream_model::connection::{Connection, Mode, Outcome, Task, run};
@@ -50,16 +51,7 @@ impl Pair {
     fn new(connections: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let first = open(&path);
-        first
-            .execute_batch(
-                "PRAGMA journal_mode = wal; CREATE TABLE t (x); INSERT INTO t VALUES (0); CREATE TABLE big (x);
-                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)
-                 INSERT INTO big SELECT zeroblob(3000) FROM n;",
-            )
-            .unwrap();
-        // The last close checkpoints everything and deletes the log.
-        first.close().unwrap();
+        std::fs::write(&path, template()).unwrap();
         let real: Vec<_> = (0..connections).map(|_| open(&path)).collect();
         for connection in &real {
             connection.query_row("SELECT x FROM t", [], |_| Ok(())).unwrap();
@@ -149,6 +141,26 @@ impl Pair {
     }
 }
 
+/// A database in WAL mode that everybody has closed: the last one copies everything and
+/// deletes the log.
+fn template() -> &'static [u8] {
+    static TEMPLATE: OnceLock<Vec<u8>> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let first = open(&path);
+        first
+            .execute_batch(
+                "PRAGMA journal_mode = wal; CREATE TABLE t (x); INSERT INTO t VALUES (0); CREATE TABLE big (x);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12)
+                 INSERT INTO big SELECT zeroblob(3000) FROM n;",
+            )
+            .unwrap();
+        first.close().unwrap();
+        std::fs::read(path).unwrap()
+    })
+}
+
 fn open(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.busy_timeout(Duration::ZERO).unwrap();
@@ -183,8 +195,9 @@ fn perform(connection: &rusqlite::Connection, task: Task) -> Outcome {
         }
         Task::Checkpoint(mode) => connection
             .query_row(&format!("PRAGMA wal_checkpoint({mode:?})"), [], |row| {
-                let counts = (row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
-                let counts = (counts != (-1, -1)).then(|| (counts.0 as u8, counts.1 as u8));
+                // No counts are -1 in both columns.
+                let count = |column| row.get::<_, i64>(column).map(|count| u8::try_from(count).ok());
+                let counts = count(1)?.zip(count(2)?);
                 Ok(Outcome::Checkpoint { busy: row.get::<_, i64>(0)? != 0, counts })
             })
             .unwrap(),
@@ -195,7 +208,7 @@ fn perform(connection: &rusqlite::Connection, task: Task) -> Outcome {
 #[test]
 fn the_model_and_sqlite_agree_on_random_histories() {
     let (mut acts, mut restarts) = (0, 0);
-    for seed in 0..100 {
+    for seed in 0..80 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut pair = Pair::new(4);
         // Some histories have few readers, so that logs get to start over.
@@ -213,7 +226,7 @@ fn the_model_and_sqlite_agree_on_random_histories() {
         restarts += pair.restarts;
     }
     println!("{acts} acts, {restarts} restarts of the log");
-    assert!(acts > 5000 && restarts > 500, "{acts} acts and {restarts} restarts are too few");
+    assert!(acts > 4000 && restarts > 400, "{acts} acts and {restarts} restarts are too few");
 }
 
 /// Every order of three acts of two connections that is possible, after a commit and after

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::staging::is_temporary_name;
 use self::staging::{CallerGone, GoneOnDrop, Staging, TEMPORARY};
+use crate::flushes::PIECE_LEN;
 use crate::layout::{check_object_key, level_dir};
 use crate::{
     Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
@@ -91,12 +92,10 @@ impl FileClient {
                 // clones extents where the filesystem can.
                 let copied = io::copy(&mut (&mut from).take(COPY_STRETCH), &mut temp.file)
                     .map_err(|e| staging.error("write", e))?;
-                temp.size += copied;
+                temp.grown(&staging, copied)?;
                 if copied < COPY_STRETCH {
                     return temp.publish(&staging);
                 }
-                // Piece by piece: one large flush would hold up everybody else's.
-                temp.file.sync_data().map_err(|e| staging.error("write", e))?;
             }
         })
         .await
@@ -359,6 +358,6 @@ const READ_LEN: u64 = 1 << 20;
 /// Small chunks of a stream are gathered up to this many bytes.
 const WRITE_LEN: usize = 1 << 20;
 /// A copy looks for cancellation this often, in bytes.
-const COPY_STRETCH: u64 = 4 << 20;
+const COPY_STRETCH: u64 = PIECE_LEN;
 /// Chunks of a stream in flight between network and disk.
 const STREAM_QUEUE: usize = 4;

@@ -27,6 +27,7 @@ pub mod clock;
 pub mod discover;
 mod error;
 pub mod file;
+pub mod flushes;
 #[cfg(feature = "gs")]
 pub mod gs;
 #[cfg(feature = "http")]

@@ -42,7 +42,6 @@ mod status;
 mod steps;
 mod store;
 mod traffic;
-mod turn;
 mod upkeep;
 pub mod validation;
 mod wal;

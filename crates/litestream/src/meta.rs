@@ -22,11 +22,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use litestream_replica::flushes::{FLUSHES, Pieces};
 use ltx::{FileName, Txid};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, ErrorKind, Result};
-use crate::turn::{DiskTurn, Turn};
 
 /// Where the local state of `db` lives unless configured: `<dir>/.<file>-litestream`.
 pub fn default_path(db: &Path) -> PathBuf {
@@ -209,13 +209,13 @@ impl MetaDir {
         list_l0(&self.root).map_err(|e| Error::io("list local ltx files", e))
     }
 
-    /// Writes a level-0 file under its temporary name. With a `turn` it is flushed
-    /// piece by piece, each when the disk is free. It becomes real, and
-    /// durable, by [`publish_l0`](Self::publish_l0); dropping it removes it.
+    /// Writes a level-0 file under its temporary name, flushed as `pace` says. It
+    /// becomes real, and durable, by [`publish_l0`](Self::publish_l0); dropping it
+    /// removes it.
     pub(crate) fn stage_l0<T>(
         &self,
         txid: Txid,
-        turn: Option<&DiskTurn>,
+        pace: Pace,
         write: impl FnOnce(&mut io::BufWriter<Steady>) -> Result<T>,
     ) -> Result<(StagedL0, T)> {
         let path = self.l0_path(txid);
@@ -227,8 +227,7 @@ impl MetaDir {
         let file = self.disk.create(&staging).map_err(|e| stage("stage-open", e))?;
         let unfinished = Unfinished { path: staging, disk: self.disk.clone() };
         self.ownership.apply_to_file(&unfinished.path).map_err(|e| stage("stage-open", e))?;
-        let mut out =
-            io::BufWriter::with_capacity(WRITE_BUFFER_LEN, Steady { file, unflushed: 0, turn: turn.cloned() });
+        let mut out = io::BufWriter::with_capacity(WRITE_BUFFER_LEN, Steady { file, pieces: Pieces::default(), pace });
         let value = write(&mut out)?;
         let out = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
         Ok((StagedL0 { path, out, unfinished }, value))
@@ -238,7 +237,7 @@ impl MetaDir {
     pub(crate) fn publish_l0(&self, staged: StagedL0) -> Result<PathBuf> {
         let StagedL0 { path, out, unfinished } = staged;
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
-        let _turn = out.turn();
+        let _turn = (out.pace == Pace::Aside).then(|| FLUSHES.turn());
         out.file.sync_all().map_err(|e| stage("stage-sync", e))?;
         self.disk.rename(&unfinished.path, &path).map_err(|e| stage("rename", e))?;
         unfinished.keep();
@@ -336,29 +335,29 @@ fn acquire(lock: &File, path: &Path, db: &Path) -> Result<()> {
     }
 }
 
-/// A file that, with a turn, is flushed piece by piece as it grows: one large flush
-/// at the end would stand in the way of a checkpoint for as long.
+/// How a file is brought to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// In one flush, at once: somebody waits for it.
+    AtOnce,
+    /// Piece by piece, each in its turn: a large one, on the side.
+    Aside,
+}
+
+/// A file with its pace.
 #[derive(Debug)]
 pub(crate) struct Steady {
     file: DiskFile,
-    unflushed: usize,
-    turn: Option<DiskTurn>,
-}
-
-impl Steady {
-    fn turn(&self) -> Option<Turn> {
-        self.turn.as_ref().and_then(|turn| turn.wait(MAX_WAIT))
-    }
+    pieces: Pieces,
+    pace: Pace,
 }
 
 impl io::Write for Steady {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.file.write(bytes)?;
-        self.unflushed += len;
-        if self.turn.is_some() && self.unflushed >= FLUSH_LEN {
-            let _turn = self.turn();
+        if self.pace == Pace::Aside && self.pieces.is_due(len as u64) {
+            let _turn = FLUSHES.turn();
             self.file.sync_data()?;
-            self.unflushed = 0;
         }
         Ok(len)
     }
@@ -426,7 +425,4 @@ pub(crate) fn parent(path: &Path) -> &Path {
 const LOCK: &str = "lock";
 const LOCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-const FLUSH_LEN: usize = 1 << 20;
-/// A checkpoint under the write lock is over long before.
-const MAX_WAIT: Duration = Duration::from_secs(2);
 const WRITE_BUFFER_LEN: usize = 256 << 10;

@@ -82,7 +82,10 @@ impl PageSums {
     pub(crate) fn read(&self, first: Pgno, count: usize) -> Result<Vec<Checksum>> {
         let known = (self.commit + 1).saturating_sub(first.get()) as usize;
         let mut bytes = vec![0; count.min(known) * ENTRY_LEN];
-        self.file.as_file().read_exact_at(&mut bytes, entry_offset(first)).map_err(|e| Error::io("read page sums", e))?;
+        self.file
+            .as_file()
+            .read_exact_at(&mut bytes, entry_offset(first))
+            .map_err(|e| Error::io("read page sums", e))?;
         let entries = bytes.as_chunks::<ENTRY_LEN>().0;
         let mut sums: Vec<Checksum> = entries.iter().map(|entry| Checksum::new(u64::from_le_bytes(*entry))).collect();
         sums.resize(count, Checksum::NONE);

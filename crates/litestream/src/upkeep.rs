@@ -213,7 +213,11 @@ impl Database {
         meta::own_dirs(self.path(), &dir).map_err(Fault::Other)?;
         let scratch = self.staged.root().to_owned();
         let client = self.prefix.clone() as std::sync::Arc<dyn ReplicaClient>;
-        let info = compact(&client, Job { into, inputs: sources, staging: staging.clone(), scratch, disk: self.options.disk.clone() }).await?;
+        let info = compact(
+            &client,
+            Job { into, inputs: sources, staging: staging.clone(), scratch, disk: self.options.disk.clone() },
+        )
+        .await?;
         if let Some(copy) = staging
             && let Err(err) = meta::own_file(self.path(), &copy)
         {

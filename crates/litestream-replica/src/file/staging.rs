@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use ltx::FileName;
 
 use super::{FileOptions, READ_LEN};
+use crate::flushes::{FLUSHES, Pieces};
 use crate::layout::level_dir;
 use crate::{Error, ErrorKind, Level, Result, WriteMode};
 
@@ -75,7 +76,7 @@ impl Staging {
         // Tells a sweep by another process that this file is in use. Filesystems
         // without locks cannot tell, and are not swept either.
         let _ = file.try_lock();
-        Ok(Temp { path, file, size: 0, armed: true })
+        Ok(Temp { path, file, size: 0, pieces: Pieces::default(), armed: true })
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -129,18 +130,31 @@ pub(super) struct Temp {
     path: PathBuf,
     pub(super) file: File,
     pub(super) size: u64,
+    pieces: Pieces,
     armed: bool,
 }
 
 impl Temp {
     pub(super) fn append(&mut self, staging: &Staging, data: &[u8]) -> Result<()> {
         self.file.write_all(data).map_err(|e| staging.error("write", e))?;
-        self.size += data.len() as u64;
+        self.grown(staging, data.len() as u64)
+    }
+
+    /// Counts what was written to the file, and flushes it piece by piece: one large
+    /// flush would hold up everybody else's.
+    pub(super) fn grown(&mut self, staging: &Staging, len: u64) -> Result<()> {
+        self.size += len;
+        if self.pieces.is_due(len) {
+            let _turn = FLUSHES.turn();
+            self.file.sync_data().map_err(|e| staging.error("write", e))?;
+        }
         Ok(())
     }
 
     /// Makes the file durable, then visible. Returns its size.
     pub(super) fn publish(mut self, staging: &Staging) -> Result<u64> {
+        // Held to the end: the directory is flushed as well.
+        let _turn = FLUSHES.turn();
         self.finish(&staging.options, staging.timestamp).map_err(|e| staging.error("write", e))?;
         {
             let gone = staging.gone.lock().unwrap_or_else(PoisonError::into_inner);

@@ -158,7 +158,7 @@ impl Capture {
         let Some(delta) = self.delta.take() else { return Ok(()) };
         let header = self.l0_header(&position, delta.commit, delta.end);
         let meta = self.local()?.meta.clone();
-        self.sealed = Some(SealedDelta::start(meta, self.turn.clone(), header, delta));
+        self.sealed = Some(SealedDelta::start(meta, header, delta));
         Ok(())
     }
 

@@ -65,7 +65,9 @@ impl Capture {
     }
 
     fn try_capture_held(&mut self, held: &HeldTail, report: &mut PassReport) -> Result<()> {
-        while let Some(captured) = self.capture_from(held.copy.as_file(), Some(held.header), &held.target, Into::Delta)? {
+        while let Some(captured) =
+            self.capture_from(held.copy.as_file(), Some(held.header), &held.target, Into::Delta)?
+        {
             report.wal_bytes += captured;
         }
         held.copy.set_len(0).map_err(|e| Error::io("empty held tail", e))

@@ -10,9 +10,8 @@ use super::sealed::Written;
 use super::{Base, Capture, Local};
 use crate::continuity::{Next, Tally, proceed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::meta::MetaDir;
+use crate::meta::{MetaDir, Pace};
 use crate::position::Position;
-use crate::turn::DiskTurn;
 use crate::wal::{self, Frames, ScanError, WalHeader, WalPosition};
 use crate::wal_index::WalIndex;
 
@@ -118,7 +117,7 @@ impl Capture {
     /// Writes the next level-0 file from frames of the WAL.
     fn write_delta(&mut self, from: &Position, frames: &Frames) -> Result<()> {
         let header = self.l0_header(from, frames.commit, frames.end);
-        let written = write_file(&self.local()?.meta, header, &frames.pages, &self.live()?.wal, None)?;
+        let written = write_file(&self.local()?.meta, header, &frames.pages, &self.live()?.wal, Pace::AtOnce)?;
         self.publish(written.position(*from, frames.commit, frames.end), &written.sums)
     }
 
@@ -151,17 +150,17 @@ impl Capture {
 }
 
 /// Writes one level-0 file and makes it durable. The pages stand in `source` at the
-/// given offsets. With a `turn`, flushes wait for it.
+/// given offsets.
 pub(super) fn write_file(
     meta: &MetaDir,
     header: Header,
     pages: &BTreeMap<Pgno, u64>,
     source: &File,
-    turn: Option<&DiskTurn>,
+    pace: Pace,
 ) -> Result<Written> {
     let (txid, page_size) = (header.max, header.page_size);
     let mut sums = Vec::with_capacity(pages.len());
-    let (staged, file_checksum) = meta.stage_l0(txid, turn, |out| {
+    let (staged, file_checksum) = meta.stage_l0(txid, pace, |out| {
         let mut encoder = Encoder::new(out, header).map_err(encode)?;
         let mut page = vec![0; page_size.len()];
         for (&pgno, &offset) in pages {

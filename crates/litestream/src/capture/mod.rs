@@ -26,6 +26,8 @@ use ltx::Txid;
 pub(crate) use image::{Frozen, ImageKind};
 use live::Live;
 
+use litestream_replica::flushes::Quiet;
+
 use crate::continuity::Gap;
 use crate::counters::Counters;
 use crate::error::{Error, Result};
@@ -33,7 +35,6 @@ use crate::meta::MetaDir;
 use crate::options::DbOptions;
 use crate::page_sums::PageSums;
 use crate::position::{Inode, Position, PositionFile};
-use crate::turn::DiskTurn;
 
 /// Capture state of one database. All methods block.
 pub(crate) struct Capture {
@@ -53,8 +54,6 @@ pub(crate) struct Capture {
     sealed: Option<sealed::SealedDelta>,
     /// Frames copied under the write lock and not looked at yet.
     held: Option<held::HeldTail>,
-    /// Taken while the disk is flushed.
-    turn: DiskTurn,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
     counters: Arc<Counters>,
@@ -106,6 +105,8 @@ struct Checkpoints {
     blocked: bool,
     /// When the write lock was taken, while it is held.
     locked_at: Option<Instant>,
+    /// Keeps our own flushes off the disk while the write lock is held.
+    quiet: Option<Quiet<'static>>,
     /// When a checkpoint under the write lock last ended.
     unlocked_at: Option<Instant>,
 }
@@ -142,13 +143,13 @@ impl Capture {
                 patience: Duration::ZERO,
                 blocked: false,
                 locked_at: None,
+                quiet: None,
                 unlocked_at: None,
             },
             last_timestamp: jiff::Timestamp::UNIX_EPOCH,
             delta: None,
             sealed: None,
             held: None,
-            turn: DiskTurn::new(),
             broken: None,
             counters,
         }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use litestream_replica::flushes::FLUSHES;
+
 use super::l0::Into;
 use super::live::Live;
 use super::{Base, Capture, MAX_BACKOFF, MIN_BACKOFF, PassReport, Publish};
@@ -79,6 +81,7 @@ impl Capture {
             live.unlock_writers()?;
         }
         self.checkpoints.locked_at = None;
+        self.checkpoints.quiet = None;
         // A pass that failed under the lock still has to capture what it copied there.
         let result = self.capture_held(&mut report).and(result);
         if let Err(err) = result {
@@ -114,11 +117,9 @@ impl Capture {
         // The application's own checkpoint may be running and will soon end. Only one
         // of ours tells whether a reader stands in the way.
         self.checkpoints.patience = if goal == Goal::CheckpointUnderLock { LOCK_PATIENCE } else { CHECKPOINT_PATIENCE };
-        let turn = if goal == Goal::CheckpointUnderLock { self.turn.wait(TURN_PATIENCE) } else { None };
         if goal != Goal::CheckpointUnderLock || self.needs_lock(now, &mut into, report)? {
             self.follow_chain(goal, &mut into, report)?;
         }
-        drop(turn);
         if goal != Goal::Advance {
             self.learn(now);
         }
@@ -241,12 +242,14 @@ impl Capture {
             Action::ReleasePin(side) => self.live()?.pin(side)?.end()?,
             Action::Checkpoint(side) => return self.checkpoint(side),
             Action::LockWriters => {
+                self.checkpoints.quiet = Some(FLUSHES.quiet(QUIET_PATIENCE));
                 let locked = self.live_mut()?.locker()?.lock_writers(LOCK_PATIENCE)?;
                 self.checkpoints.locked_at = locked.then(Instant::now);
                 return Ok(if locked { Event::Ok } else { Event::Busy });
             }
             Action::UnlockWriters => {
                 self.live()?.unlock_writers()?;
+                self.checkpoints.quiet = None;
                 if let Some(locked_at) = self.checkpoints.locked_at.take() {
                     self.checkpoints.unlocked_at = Some(tokio::time::Instant::now().into_std());
                     tracing::debug!(db = %self.options.path.display(), held = ?locked_at.elapsed(), "write lock held");
@@ -271,6 +274,7 @@ impl Capture {
             mode = "PASSIVE",
             frames = outcome.log,
             backfilled = outcome.backfilled,
+            elapsed = ?began.elapsed(),
             "checkpoint"
         );
         // Short of our own pin means that another reader holds an older snapshot.
@@ -316,8 +320,8 @@ impl Capture {
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// The application's own checkpoint after each commit is mostly over sooner.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(5);
-/// How long a flush of ours may hold up a checkpoint.
-const TURN_PATIENCE: Duration = Duration::from_millis(100);
+/// How long flushes of ours may hold up a checkpoint.
+const QUIET_PATIENCE: Duration = Duration::from_millis(100);
 /// A WAL that is due for a checkpoint again so soon is filled by a writer that leaves
 /// no gaps, or by one too fast to look for them.
 const PRESSED_FOR: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ use super::Capture;
 use super::l0::encode;
 use crate::continuity::Gap;
 use crate::error::Result;
+use crate::meta::Pace;
 use crate::position::Position;
 use crate::wal;
 
@@ -43,7 +44,7 @@ impl Capture {
         let Some(sums) = &local.sums else { return self.known().map(|_| ()) };
         let mut changed = Vec::new();
         let mut nothing_differs = frozen.commit() == position.commit;
-        let written = local.meta.stage_l0(header.max, None, |out| {
+        let written = local.meta.stage_l0(header.max, Pace::AtOnce, |out| {
             let mut encoder = Encoder::new(out, header.clone()).map_err(encode)?;
             frozen.differences(sums, |pgno, page, sum| {
                 changed.push((pgno, sum));

@@ -13,9 +13,8 @@ use ltx::{Checksum, Header, Pgno, Txid};
 use super::delta::OpenDelta;
 use super::l0;
 use crate::error::{Error, ErrorKind, Result};
-use crate::meta::MetaDir;
+use crate::meta::{MetaDir, Pace};
 use crate::position::Position;
-use crate::turn::DiskTurn;
 use crate::wal::WalPosition;
 
 /// See the module's description. Dropping it waits for the thread: a file must not
@@ -24,7 +23,6 @@ pub(super) struct SealedDelta {
     pub(super) delta: OpenDelta,
     header: Header,
     meta: Arc<MetaDir>,
-    turn: DiskTurn,
     task: Option<JoinHandle<Result<Written>>>,
 }
 
@@ -45,18 +43,18 @@ impl Written {
 
 impl SealedDelta {
     /// Starts writing `delta` as the file that `header` describes.
-    pub(super) fn start(meta: Arc<MetaDir>, turn: DiskTurn, header: Header, delta: OpenDelta) -> Self {
-        let mut sealed = Self { delta, header, meta, turn, task: None };
+    pub(super) fn start(meta: Arc<MetaDir>, header: Header, delta: OpenDelta) -> Self {
+        let mut sealed = Self { delta, header, meta, task: None };
         sealed.spawn();
         sealed
     }
 
     fn spawn(&mut self) {
-        let (meta, turn, header) = (self.meta.clone(), self.turn.clone(), self.header.clone());
+        let (meta, header) = (self.meta.clone(), self.header.clone());
         let (pages, scratch) = (self.delta.pages.clone(), self.delta.scratch.clone());
         let write = move || {
             step_back();
-            l0::write_file(&meta, header, &pages, scratch.as_file(), Some(&turn))
+            l0::write_file(&meta, header, &pages, scratch.as_file(), Pace::Aside)
         };
         // Without a thread to be had it is written when the result is asked for.
         self.task = thread::Builder::new().name("seal".to_owned()).spawn(write).ok();
@@ -77,7 +75,7 @@ impl SealedDelta {
             },
             None => {
                 let OpenDelta { pages, scratch, .. } = &self.delta;
-                l0::write_file(&self.meta, self.header.clone(), pages, scratch.as_file(), None).map(Some)
+                l0::write_file(&self.meta, self.header.clone(), pages, scratch.as_file(), Pace::AtOnce).map(Some)
             }
         }
     }

@@ -13,6 +13,7 @@
 //! - [`nats_server`] – real NATS servers on loopback with a bucket per test
 //! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
 //! - [`fault_proxy`] – stands before any of them and breaks connections on demand
+//! - [`forward_proxy`] – the way out of a company's network
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
@@ -30,6 +31,7 @@ pub mod cache;
 pub mod daemon;
 pub mod debian;
 pub mod fault_proxy;
+pub mod forward_proxy;
 mod gate;
 pub mod gcs_server;
 pub mod image;

@@ -110,6 +110,17 @@ impl Share {
         self.keys.join(format!("id_{name}"))
     }
 
+    /// A program of OpenSSH's client, ready to run: `ssh-agent`, `ssh-add`.
+    ///
+    /// # Panics
+    /// When it cannot be installed.
+    pub fn client_program(name: &str) -> Command {
+        let unpacked = unpacked();
+        let mut command = Command::new(unpacked.join("usr/bin").join(name));
+        command.env("LD_LIBRARY_PATH", debian::library_path(&unpacked));
+        command
+    }
+
     /// A host key of the server as `host-key` takes it: `ed25519`, `rsa`, `ecdsa`.
     ///
     /// # Errors
@@ -194,12 +205,28 @@ fn place() -> Result<&'static Place> {
     Ok(PLACE.get_or_init(|| place))
 }
 
-fn prepare() -> Result<Place> {
-    let unpacked = debian::unpacked(
+/// A copy of a program in `root` that finds its libraries there. The daemon starts
+/// itself and its parts for every connection, with an environment of its own making.
+fn wrapped(root: &Path, program: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program has a name")?.to_string_lossy();
+    let (binary, script) = (root.join(format!("{name}.bin")), root.join(&*name));
+    fs::copy(program, &binary).with_context(|| format!("copy {}", program.display()))?;
+    let text = format!("#!/bin/sh\nLD_LIBRARY_PATH={} exec {} \"$@\"\n", root.display(), binary.display());
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    Ok(script)
+}
+
+fn unpacked() -> PathBuf {
+    debian::unpacked(
         "openssh",
         &["openssh-server", "openssh-client", "libwrap0"],
-        &["usr/sbin/sshd", "usr/bin/ssh-keygen"],
-    );
+        &["usr/sbin/sshd", "usr/bin/ssh-keygen", "usr/bin/ssh-agent", "usr/bin/ssh-add"],
+    )
+}
+
+fn prepare() -> Result<Place> {
+    let unpacked = unpacked();
     let dir = tempfile::Builder::new().prefix("litestream-sftp-").tempdir()?;
     let root = dir.path().to_path_buf();
     // The cache may lie where the server's user cannot look.
@@ -207,13 +234,15 @@ fn prepare() -> Result<Place> {
     let name = "libwrap.so.0";
     let found = libraries.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     fs::copy(found.with_context(|| format!("no {name}"))?, root.join(name))?;
-    fs::copy(unpacked.join("usr/sbin/sshd"), root.join("sshd.bin"))?;
-    // The daemon starts itself again for every connection, with an environment of
-    // its own making.
-    let sshd = root.join("sshd");
-    let script = format!("#!/bin/sh\nLD_LIBRARY_PATH={0} exec {0}/sshd.bin \"$@\"\n", root.display());
-    fs::write(&sshd, script)?;
-    fs::set_permissions(&sshd, Permissions::from_mode(0o755))?;
+    let sshd = wrapped(&root, &unpacked.join("usr/sbin/sshd"))?;
+    // From 9.8 on the work is done by programs of their own, whose places are options.
+    let mut parts = String::new();
+    for (part, option) in [("sshd-session", "SshdSessionPath"), ("sshd-auth", "SshdAuthPath")] {
+        let program = unpacked.join("usr/lib/openssh").join(part);
+        if program.exists() {
+            parts.push_str(&format!("{option} {}\n", wrapped(&root, &program)?.display()));
+        }
+    }
 
     let keygen = |name: &str, args: &[&str]| -> Result<()> {
         let mut command = Command::new(unpacked.join("usr/bin/ssh-keygen"));
@@ -251,7 +280,7 @@ fn prepare() -> Result<Place> {
         "ListenAddress 127.0.0.1\nHostKey {shown}/host_ed25519\nHostKey {shown}/host_rsa\nHostKey {shown}/host_ecdsa\n\
          PidFile none\nAuthorizedKeysFile {shown}/authorized_keys\nStrictModes no\nUsePAM yes\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nMaxStartups 100\n\
-         Subsystem sftp internal-sftp\nLogLevel VERBOSE\n"
+         Subsystem sftp internal-sftp\nLogLevel VERBOSE\n{parts}"
     );
     fs::write(root.join("sshd_config"), config)?;
     let data = root.join("data");

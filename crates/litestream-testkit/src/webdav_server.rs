@@ -38,8 +38,8 @@ pub enum Kind {
 pub const PLAIN: [Kind; 4] = [Kind::Nginx, Kind::Apache, Kind::Rclone, Kind::WsgiDav];
 
 /// PEM file of the authority that signed the certificate of [`Kind::RcloneTls`]
-/// for `localhost` and `127.0.0.1`. Its key is thrown away; the server's is worth
-/// nothing.
+/// for `localhost`, `127.0.0.1` and names below `store.invalid`. Its key is thrown
+/// away; the server's is worth nothing.
 pub const CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
 
 /// User name on every server.

@@ -263,7 +263,9 @@ pub(crate) struct SplitUrl {
 impl SplitUrl {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = split_scheme(text) else {
-            return Err(setup(format!("replica url scheme required: {text}")));
+            // Whoever forgot the scheme may have written a password.
+            let shown = text.rsplit_once('@').map_or(text, |(_, place)| place);
+            return Err(setup(format!("replica url scheme required: {shown}")));
         };
         let (rest, fragment) = match rest.split_once('#') {
             Some((rest, fragment)) => (rest, Some(fragment.to_owned())),
@@ -286,6 +288,16 @@ impl SplitUrl {
             None => (None, None, host),
         };
         let scheme = scheme.to_ascii_lowercase();
+        let is_cut = user_info.is_none() && text.contains('@') && !host.to_ascii_lowercase().starts_with("arn:");
+        if is_cut
+            && host.rsplit_once(':').is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit() || b == b']'))
+        {
+            // Nothing is quoted: it is a part of the password.
+            return Err(setup(format!(
+                "user or password of the {scheme} replica URL holds a sign that must be escaped: / as %2F, ? as %3F, \
+                 # as %23, @ as %40"
+            )));
+        }
         Ok(Self {
             user_info,
             shown: format!("{scheme}://{host}{raw_path}"),
@@ -481,6 +493,7 @@ mod tests {
             ("mybucket/path", "replica url scheme required: mybucket/path"),
             ("localhost:9000/x", "replica url scheme required: localhost:9000/x"),
             ("", "replica url scheme required: "),
+            ("me:secret@host/x", "replica url scheme required: host/x"),
             ("http://x/y", "unknown replica type in config: \"http\""),
             ("gcs://b/p", "unknown replica type in config: \"gcs\""),
             ("file:", "file replica path required"),
@@ -488,6 +501,18 @@ mod tests {
         ] {
             let error = ReplicaUrl::parse(url).unwrap_err();
             assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Setup, message), "{url}");
+        }
+    }
+
+    #[test]
+    fn signs_that_cut_a_password_are_explained_and_not_quoted() {
+        for url in ["sftp://me:hun/ter@h/x", "webdav://me:hun#ter@h/x", "nats://me:hun?ter@h/b"] {
+            let error = ReplicaUrl::parse(url).unwrap_err().to_string();
+            assert!(error.contains("must be escaped") && !error.contains("ter"), "{url}: {error}");
+        }
+        for url in ["sftp://me@[::1]/a@b", "s3://b/a@b", "webdav://h:80/a@b", "s3://arn:aws:s3:eu:1:accesspoint/n/a@b"]
+        {
+            assert!(ReplicaUrl::parse(url).is_ok(), "{url}");
         }
     }
 

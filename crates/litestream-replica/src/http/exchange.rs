@@ -111,8 +111,13 @@ pub(crate) trait Exchange: Sync {
         async move {
             self.retry()
                 .run(call.operation.name, || async {
-                    let (head, body) = attempt(self, call).await?.into_parts();
-                    let body = body.collect(ANSWER_LIMIT).await.map_err(|e| e.context(call.describe()))?;
+                    let (response, secrets) = attempt(self, call).await?;
+                    let (head, body) = response.into_parts();
+                    let mut body = body.collect(ANSWER_LIMIT).await.map_err(|e| e.context(call.describe()))?;
+                    if matches!(call.method, Method::POST | Method::PUT) {
+                        // A good status may stand above failures of single keys or of the whole.
+                        body = secrets.hide(&body).into();
+                    }
                     self.check_late_error(call, head.status, &body)?;
                     Ok(Answer { status: head.status, headers: head.headers, body })
                 })
@@ -122,11 +127,18 @@ pub(crate) trait Exchange: Sync {
 
     /// Sends a call and returns as soon as the answer begins.
     fn open(&self, call: &Call<'_>) -> impl Future<Output = Result<Response<ResponseBody>>> + Send {
-        async move { self.retry().run(call.operation.name, || attempt(self, call)).await }
+        async move {
+            let open = || async { Ok(attempt(self, call).await?.0) };
+            self.retry().run(call.operation.name, open).await
+        }
     }
 }
 
-async fn attempt<E: Exchange + ?Sized>(store: &E, call: &Call<'_>) -> Result<Response<ResponseBody>, Failure> {
+/// The answer, and what it must not repeat in a message.
+async fn attempt<E: Exchange + ?Sized>(
+    store: &E,
+    call: &Call<'_>,
+) -> Result<(Response<ResponseBody>, Secrets), Failure> {
     let mut request = store.prepare(call).await?;
     // After signing: proxies on the way like to rewrite it.
     request.headers_mut().insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -134,14 +146,18 @@ async fn attempt<E: Exchange + ?Sized>(store: &E, call: &Call<'_>) -> Result<Res
         // Nobody adds it for an empty body, and stores insist on a length.
         request.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let secrets = Secrets::of(&request);
+    let secrets = store.http().secrets(&request);
+    let address = tracing::enabled!(tracing::Level::TRACE).then(|| secrets.hide_text(&request.uri().to_string()));
     let response = store.http().send(request).await.map_err(|e| e.context(call.describe()))?;
     let status = response.status();
+    if let Some(url) = address {
+        tracing::trace!(method = %call.method, url, status = status.as_u16(), "request");
+    }
     if status.is_success() || call.accept.contains(&status) {
-        return Ok(response);
+        return Ok((response, secrets));
     }
     let retry_after = retry_after(response.headers());
-    let headers = response.headers().clone();
+    let headers = secrets.hide_headers(response.headers());
     // The status alone is an answer, if the rest does not arrive.
     let body = response.into_body().collect(ANSWER_LIMIT).await.unwrap_or_default();
     Err(Failure { error: store.refuse(call, status, &headers, &secrets.hide(&body)), retry_after })

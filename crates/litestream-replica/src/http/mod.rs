@@ -16,7 +16,7 @@
 
 mod body;
 mod dial;
-mod echo;
+pub(crate) mod echo;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;
 mod fetch;
@@ -40,6 +40,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 pub(crate) use body::{Outgoing, ResponseBody};
 use body::{Payload, Progress};
 use dial::Dialer;
+use echo::Secrets;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -208,13 +209,24 @@ impl HttpClient {
     /// A proxy for plain HTTP reads the request itself, credentials included;
     /// for tunnels the dialer sends them.
     fn authorize_at_proxy<B>(&self, request: &mut Request<B>) {
-        if request.uri().scheme_str() != Some("http") {
-            return;
-        }
-        let auth = dial::proxy_for(&self.proxies, request.uri()).and_then(|proxy| proxy.basic_auth().cloned());
-        if let Some(auth) = auth {
+        if request.uri().scheme_str() == Some("http")
+            && let Some(auth) = self.proxy_auth(request.uri())
+        {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
         }
+    }
+
+    fn proxy_auth(&self, destination: &Uri) -> Option<HeaderValue> {
+        dial::proxy_for(&self.proxies, destination).and_then(|proxy| proxy.basic_auth().cloned())
+    }
+
+    /// What a refusal of `request` must not be quoted with.
+    pub(crate) fn secrets<B>(&self, request: &Request<B>) -> Secrets {
+        let mut secrets = Secrets::of(request);
+        if let Some(auth) = self.proxy_auth(request.uri()) {
+            secrets.add_header(&auth);
+        }
+        secrets
     }
 }
 

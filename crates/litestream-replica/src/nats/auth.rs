@@ -11,6 +11,7 @@ use nkeys::KeyPair;
 
 use super::options::{NatsOptions, given};
 use crate::Result;
+use crate::http::echo::Secrets;
 use crate::url::setup;
 
 /// The credentials that are used, of all that are set.
@@ -95,6 +96,20 @@ impl Credentials {
             Self::Token(token) => auth.token = Some(token.clone()),
         }
         Ok(auth)
+    }
+
+    /// Words of the server without what it was sent, which it might repeat.
+    pub(super) fn hide(&self, text: &str) -> String {
+        let sent = match self {
+            Self::Jwt(jwt, _) => Some(jwt.clone()),
+            // A file that is gone by now was not sent either.
+            Self::File(path) => read(path).ok().and_then(|text| between(&text, "NATS USER JWT").map(str::to_owned)),
+            Self::User(_, password) => Some(password.clone()),
+            Self::Token(token) => Some(token.clone()),
+            // Seeds sign, and stay here.
+            Self::None | Self::Seed(_) | Self::SeedFile(_) => None,
+        };
+        Secrets::new(sent.as_deref()).hide_text(text)
     }
 
     /// The settings to look at when the server refuses them.

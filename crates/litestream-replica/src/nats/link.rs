@@ -149,7 +149,7 @@ impl Session {
                     format!(
                         "{}: the user lacks a permission: {}",
                         self.describe(subject),
-                        condition.refusal.as_deref().unwrap_or_default()
+                        self.settings.credentials.hide(condition.refusal.as_deref().unwrap_or_default())
                     ),
                 ),
                 _ => Error::new(ErrorKind::Transient, format!("{}: connection lost", self.describe(subject))),
@@ -247,7 +247,7 @@ fn explain(settings: &Settings, error: &async_nats::ConnectError) -> Error {
             causes.push(cause.to_string());
         }
     }
-    let (server, causes) = (&settings.server, causes.join(": "));
+    let (server, causes) = (&settings.server, settings.credentials.hide(&causes.join(": ")));
     let refused = |advice: &str| Error::new(ErrorKind::Setup, format!("nats server {server} {advice}: {causes}"));
     match error.kind() {
         _ if distrust => refused("has a certificate that is not trusted, name its issuer in root-cas"),

@@ -127,7 +127,9 @@ impl Settings {
 
 /// `host:port`, with the usual port where none is given.
 fn with_port(host: &str) -> Result<String> {
-    let wrong = || setup(format!("host of an sftp replica is not host or host:port: {host}"));
+    // What stands before an `@` may be a password in the wrong place.
+    let shown = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let wrong = || setup(format!("host of an sftp replica is not host or host:port: {shown}"));
     let (name, port) = match host.rsplit_once(':') {
         // An address of the sixth version, alone or in brackets.
         Some((before, _)) if before.contains(':') && !host.starts_with('[') => return Ok(format!("[{host}]:22")),

@@ -129,6 +129,7 @@ impl Api {
             if let Some(value) = &answer.header {
                 request.headers_mut().insert(header::AUTHORIZATION, value.clone());
             }
+            let secrets = self.http.secrets(&request);
             let response = self.http.send(request).await.map_err(|e| e.context(call.describe()))?;
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED {
@@ -144,7 +145,7 @@ impl Api {
                 return Ok(response);
             }
             let retry_after = retry_after(response.headers());
-            let error = self.refuse(call, status, response.headers());
+            let error = self.refuse(call, status, &secrets.hide_headers(response.headers()));
             let _ = response.into_body().collect(ANSWER_LIMIT).await; // as above
             return Err(Failure { error, retry_after });
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use serde_json::Value;
 
+use crate::http::echo::Secrets;
 use crate::http::{HttpClient, host_and_port};
 use crate::url::{EnvLookup, setup};
 use crate::{ClientContext, Error, ErrorKind, Result};
@@ -62,6 +63,7 @@ impl Outside {
     /// The same for any document.
     pub(crate) async fn fetch(&self, issuer: &str, request: Request<Bytes>, limit: Duration) -> Result<Bytes> {
         let host = host_and_port(request.uri());
+        let secrets = Secrets::of_form(&request);
         let exchange = async {
             let (head, body) = self.http.send(request).await?.into_parts();
             Ok::<_, Error>((head.status, body.collect(ANSWER_LIMIT).await?))
@@ -78,7 +80,7 @@ impl Outside {
             status if status.is_server_error() => ErrorKind::Transient,
             _ => ErrorKind::Setup,
         };
-        Err(Error::new(kind, format!("{issuer} refused: {} ({})", reason(&body), status.as_u16())))
+        Err(Error::new(kind, format!("{issuer} refused: {} ({})", reason(&secrets.hide(&body)), status.as_u16())))
     }
 }
 

@@ -23,7 +23,9 @@ use reqsign_core::{
     StaticEnv,
 };
 
+use super::assumed_role::AssumedRole;
 use crate::http::HttpClient;
+use crate::http::echo::Secrets;
 use crate::{ClientContext, Error, ErrorKind, Result};
 
 /// Signs requests for one region.
@@ -74,6 +76,8 @@ impl Chain {
             links: vec![
                 ("environment", Box::new(EnvCredentialProvider::new())),
                 ("web identity", Box::new(AssumeRoleWithWebIdentityCredentialProvider::new())),
+                // Before the keys of the same profile, which may be those it is asked for with.
+                (ASSUMED_ROLE, Box::new(AssumedRole)),
                 ("profile", Box::new(ProfileCredentialProvider::default())),
                 ("single sign-on", Box::new(SSOCredentialProvider::default())),
                 ("credential process", Box::new(ProcessCredentialProvider::default())),
@@ -96,6 +100,8 @@ impl ProvideCredential for Chain {
                     return Ok(Some(credential));
                 }
                 Ok(None) => tried.push(format!("{name}: none")),
+                // What comes next might have other rights than the role that was asked for.
+                Err(error) if *name == ASSUMED_ROLE => return Err(error),
                 Err(error) => tried.push(format!("{name}: {error}")),
             }
         }
@@ -164,9 +170,15 @@ impl HttpSend for Http {
         let near =
             request.uri().host().is_some_and(|host| host.starts_with("169.254.") || host.starts_with("[fd00:ec2"));
         let limit = if near { METADATA_TIMEOUT } else { TOKEN_TIMEOUT };
+        let secrets = Secrets::of_form(&request);
         let exchange = async {
             let (head, body) = self.0.send(request).await?.into_parts();
-            Ok::<_, Error>(http::Response::from_parts(head, body.collect(TOKEN_LIMIT).await?))
+            let mut body = body.collect(TOKEN_LIMIT).await?;
+            if !head.status.is_success() {
+                // The library quotes it whole.
+                body = secrets.hide(&body).into();
+            }
+            Ok::<_, Error>(http::Response::from_parts(head, body))
         };
         let answer = match tokio::time::timeout(limit, exchange).await {
             Ok(answer) => answer.map_err(|e| e.to_string()),
@@ -176,6 +188,7 @@ impl HttpSend for Http {
     }
 }
 
+const ASSUMED_ROLE: &str = "assumed role";
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_LIMIT: usize = 1 << 20;

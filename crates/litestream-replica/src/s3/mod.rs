@@ -9,6 +9,7 @@
 //! Spec: backends §3 and §4, store-and-restore §3.
 
 mod api;
+mod assumed_role;
 mod credentials;
 mod delete;
 mod endpoint;

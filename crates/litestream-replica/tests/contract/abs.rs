@@ -50,9 +50,9 @@ impl faults_tcp::Remote for Server {
     }
 }
 
-async fn azurite() -> Option<Server> {
+async fn azurite() -> Server {
     let container = tokio::task::spawn_blocking(azure_server::fresh_container).await.unwrap();
-    Some(Server(container.unwrap()))
+    Server(container.unwrap())
 }
 
 mod on_azurite {
@@ -65,7 +65,7 @@ mod on_azurite {
 /// begins exactly there is found, and compaction merges one file at a time.
 #[tokio::test]
 async fn seek_finds_all_files_from_there_on() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let client = server.client("db");
     let all = [id(0, 1, 1), id(0, 2, 4), id(0, 5, 5), id(0, 6, 6)];
     for file in all {
@@ -80,7 +80,7 @@ async fn seek_finds_all_files_from_there_on() {
 /// L29: upstream once deleted `max-max`, and so no merged file at all.
 #[tokio::test]
 async fn merged_files_are_deleted_by_their_whole_name() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let client = server.client("db");
     client.write(request(id(1, 3, 9), b"x")).await.unwrap();
     client.write(request(id(1, 9, 9), b"x")).await.unwrap();
@@ -90,7 +90,7 @@ async fn merged_files_are_deleted_by_their_whole_name() {
 
 #[tokio::test]
 async fn names_are_those_that_upstream_writes() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     for (path, prefix) in [("db", "db/"), ("", ""), ("a//b/", "a/b/")] {
         let client = server.client(path);
         client.write(request(id(9, 1, 2), b"x")).await.unwrap();
@@ -103,7 +103,7 @@ async fn names_are_those_that_upstream_writes() {
 
 #[tokio::test]
 async fn replica_at_the_root_of_a_container_leaves_other_blobs_alone() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let client = server.client("");
     server.0.put("photo.jpg", b"x").unwrap();
     client.write(request(id(0, 1, 1), b"x")).await.unwrap();
@@ -113,7 +113,7 @@ async fn replica_at_the_root_of_a_container_leaves_other_blobs_alone() {
 
 #[tokio::test]
 async fn files_in_deeper_directories_are_not_listed() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let name = "0000000000000001-0000000000000001.ltx";
     for key in [format!("db/ltx/0/{name}"), format!("db/ltx/0/sub/{name}"), format!("db/ltx/0/{name}.tmp")] {
         server.0.put(&key, b"x").unwrap();
@@ -123,7 +123,7 @@ async fn files_in_deeper_directories_are_not_listed() {
 
 #[tokio::test]
 async fn files_without_metadata_have_the_stores_time() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     server.0.put("db/ltx/0/0000000000000001-0000000000000001.ltx", b"xyz").unwrap();
     let files = list(&server.client("db"), Level::L0).await;
     assert_eq!(files[0].size, 3);
@@ -133,7 +133,7 @@ async fn files_without_metadata_have_the_stores_time() {
 /// Blocks that nobody committed lie in wait under the name, with ids of their own.
 #[tokio::test]
 async fn upload_goes_through_after_one_that_was_abandoned() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let client = server.client("db");
     client.write(failing_request(id(9, 1, 1), 12 << 20)).await.unwrap_err();
     suite::abandon_write(&client, id(9, 1, 1)).await;
@@ -147,7 +147,7 @@ async fn upload_goes_through_after_one_that_was_abandoned() {
 
 #[tokio::test]
 async fn shared_access_signature_is_enough() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let options = AbsOptions {
         account_key: None,
         account_name: None,
@@ -166,7 +166,7 @@ async fn shared_access_signature_is_enough() {
 
 #[tokio::test]
 async fn wrong_credentials_are_explained_and_not_shown() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let key = AbsOptions { account_key: Some("bm90IHRoZSBrZXk=".into()), ..server.options() };
     let sas = |sas: &str| AbsOptions { account_key: None, sas_token: Some(sas.into()), ..server.options() };
     for (options, advice, secret) in [
@@ -187,7 +187,7 @@ async fn wrong_credentials_are_explained_and_not_shown() {
 
 #[tokio::test]
 async fn missing_container_is_an_error_that_names_it() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let client = client_of(AbsOptions { bucket: Some("no-such-container".into()), ..server.options() });
     let results = [
         ("list", client.list(Level::L0, Txid::new(0), false).await.map(drop)),
@@ -204,7 +204,7 @@ async fn missing_container_is_an_error_that_names_it() {
 
 #[tokio::test]
 async fn replica_urls_open_the_same_place() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     server.client("a/b").write(request(id(0, 1, 1), b"x")).await.unwrap();
     let url = format!("abs://{ACCOUNT}@{}/a//b/", server.0.name);
     let ReplicaUrl::Abs(options) = ReplicaUrl::parse(&url).unwrap() else { panic!("{url} is an abs replica") };
@@ -218,7 +218,7 @@ async fn replica_urls_open_the_same_place() {
 
 #[tokio::test]
 async fn objects_of_the_old_layout_are_read() {
-    let server = azurite().await.unwrap();
+    let server = azurite().await;
     let name = "generations/0123456789abcdef/snapshots/00000000.snapshot.lz4";
     server.0.put(&format!("db/{name}"), b"old").unwrap();
     let client = server.client("db");

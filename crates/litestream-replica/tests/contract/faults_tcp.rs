@@ -70,7 +70,7 @@ macro_rules! for_remote {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    let server = super::$server().await.unwrap();
+                    let server = super::$server().await;
                     $crate::contract::faults_tcp::$test(&server).await;
                 }
             )*

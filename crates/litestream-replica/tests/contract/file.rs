@@ -19,8 +19,8 @@ impl Replica for Directory {
     }
 }
 
-async fn directory() -> Option<Directory> {
-    Some(Directory(tempfile::tempdir().unwrap()))
+async fn directory() -> Directory {
+    Directory(tempfile::tempdir().unwrap())
 }
 
 suite::for_replica!(directory);

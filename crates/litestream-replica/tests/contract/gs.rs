@@ -54,9 +54,9 @@ impl faults_tcp::Remote for Server {
     }
 }
 
-async fn fake_gcs() -> Option<Server> {
+async fn fake_gcs() -> Server {
     let bucket = tokio::task::spawn_blocking(gcs_server::fresh_bucket).await.unwrap();
-    Some(Server(bucket.unwrap()))
+    Server(bucket.unwrap())
 }
 
 mod on_fake_gcs {
@@ -69,7 +69,7 @@ mod on_fake_gcs {
 /// begins exactly there is found, and compaction merges one file at a time.
 #[tokio::test]
 async fn seek_finds_all_files_from_there_on() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let client = server.client("db");
     let all = [id(0, 1, 1), id(0, 2, 4), id(0, 5, 5), id(0, 6, 6)];
     for file in all {
@@ -84,7 +84,7 @@ async fn seek_finds_all_files_from_there_on() {
 /// L30: a range without a length once gave nothing.
 #[tokio::test]
 async fn length_zero_means_to_the_end() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let client = server.client("db");
     client.write(request(id(0, 1, 1), b"0123456789")).await.unwrap();
     assert_eq!(read(&client, id(0, 1, 1), 0, 0).await.unwrap(), b"0123456789");
@@ -93,7 +93,7 @@ async fn length_zero_means_to_the_end() {
 
 #[tokio::test]
 async fn names_are_those_that_upstream_writes() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     for (path, prefix) in [("db", "db/"), ("", ""), ("a//b/", "a/b/")] {
         let client = server.client(path);
         client.write(request(id(9, 1, 2), b"x")).await.unwrap();
@@ -106,7 +106,7 @@ async fn names_are_those_that_upstream_writes() {
 
 #[tokio::test]
 async fn files_in_deeper_directories_are_not_listed() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let name = "0000000000000001-0000000000000001.ltx";
     for key in [format!("db/ltx/0/{name}"), format!("db/ltx/0/sub/{name}"), format!("db/ltx/0/{name}.tmp")] {
         server.0.put(&key, b"xyz").unwrap();
@@ -119,7 +119,7 @@ async fn files_in_deeper_directories_are_not_listed() {
 /// A chunk that ends with the file is the last one, and says so.
 #[tokio::test]
 async fn uploads_of_whole_chunks_end() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let client = server.client("db");
     for (n, len) in [(1, 8 << 20), (2, 16 << 20), (3, (8 << 20) + 1)] {
         let content = bytes_of(len, 1);
@@ -130,7 +130,7 @@ async fn uploads_of_whole_chunks_end() {
 
 #[tokio::test]
 async fn missing_bucket_is_an_error_that_names_it() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let options = GsOptions { bucket: Some("no-such-bucket".into()), path: None };
     let client = GsClient::new(options, &server.context()).unwrap();
     let results = [
@@ -146,7 +146,7 @@ async fn missing_bucket_is_an_error_that_names_it() {
 
 #[tokio::test]
 async fn replica_urls_open_the_same_place() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     server.client("a/b").write(request(id(0, 1, 1), b"x")).await.unwrap();
     let url = format!("gs://{}/a//b/", server.0.name);
     let client = ReplicaUrl::parse(&url).unwrap().into_client(&server.context()).unwrap();
@@ -156,7 +156,7 @@ async fn replica_urls_open_the_same_place() {
 
 #[tokio::test]
 async fn objects_of_the_old_layout_are_read() {
-    let server = fake_gcs().await.unwrap();
+    let server = fake_gcs().await;
     let name = "generations/0123456789abcdef/snapshots/00000000.snapshot.lz4";
     server.0.put(&format!("db/{name}"), b"old").unwrap();
     let client = server.client("db");

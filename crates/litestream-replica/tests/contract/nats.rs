@@ -64,15 +64,15 @@ fn client(bucket: &NatsBucket) -> NatsClient {
 }
 
 mod on_plain {
-    async fn here() -> Option<super::Server> {
-        Some(super::Server(super::Kind::Plain))
+    async fn here() -> super::Server {
+        super::Server(super::Kind::Plain)
     }
     super::suite::for_replica!(here);
 }
 
 mod on_tls {
-    async fn here() -> Option<super::Server> {
-        Some(super::Server(super::Kind::Tls))
+    async fn here() -> super::Server {
+        super::Server(super::Kind::Tls)
     }
     super::suite::for_replica!(here);
 }

@@ -45,8 +45,8 @@ impl faults_tcp::Remote for Server {
     }
 }
 
-async fn server() -> Option<Server> {
-    Some(Server(tokio::task::spawn_blocking(oss_server::fresh_place).await.unwrap().unwrap()))
+async fn server() -> Server {
+    Server(tokio::task::spawn_blocking(oss_server::fresh_place).await.unwrap().unwrap())
 }
 
 suite::for_replica!(server);
@@ -54,7 +54,7 @@ faults_tcp::for_remote!(server);
 
 #[tokio::test]
 async fn replica_urls_open_the_same_place() {
-    let server = server().await.unwrap();
+    let server = server().await;
     suite::Replica::open(&server, "a/b").write(request(id(0, 1, 1), b"x")).await.unwrap();
     let Place { endpoint, path } = &server.0;
     let url = format!("oss://{BUCKET}/{path}/a//b/?endpoint={endpoint}");
@@ -71,7 +71,7 @@ async fn replica_urls_open_the_same_place() {
 
 #[tokio::test]
 async fn wrong_keys_and_buckets_are_explained_and_not_shown() {
-    let server = server().await.unwrap();
+    let server = server().await;
     let right = server.options("db");
     let secret = OssOptions { secret_access_key: Some("not-the-secret".into()), ..right.clone() };
     let key = OssOptions { access_key_id: Some("not-the-key".into()), ..right.clone() };
@@ -99,7 +99,7 @@ async fn wrong_keys_and_buckets_are_explained_and_not_shown() {
 
 #[tokio::test]
 async fn parts_of_another_size_arrive_whole() {
-    let server = server().await.unwrap();
+    let server = server().await;
     let options = OssOptions { part_size: Some(200 << 10), concurrency: Some(5), ..server.options("parts") };
     let client = OssClient::new(options, &ClientContext::default()).unwrap();
     let content = bytes_of((1 << 20) + 17, 4);

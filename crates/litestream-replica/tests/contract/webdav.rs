@@ -59,8 +59,8 @@ async fn server(kind: Kind) -> Server {
 macro_rules! on_server {
     ($module:ident, $kind:ident $(, $more:path)?) => {
         mod $module {
-            async fn here() -> Option<super::Server> {
-                Some(super::server(super::Kind::$kind).await)
+            async fn here() -> super::Server {
+                super::server(super::Kind::$kind).await
             }
             super::suite::for_replica!(here);
             $($more!(here);)?

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
-#![allow(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod damage;
 mod healthy;

@@ -339,6 +339,18 @@ async fn a_mode_that_is_asked_for_beats_that_of_the_old_database() {
     assert_restored(dir.path());
 }
 
+/// The umask of the process is not the test's to choose; what it leaves is narrowed.
+#[tokio::test]
+async fn a_new_database_is_for_nobody_whom_its_directory_keeps_out() {
+    for (dir_mode, kept_out) in [(0o700, 0o077), (0o750, 0o027), (0o755, 0o022)] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(dir_mode)).unwrap();
+        restore_to(store(), dir.path(), |_| {}).await.unwrap();
+        let mode = attributes_of(&dir.path().join("db")).2;
+        assert_eq!((mode & kept_out, mode & 0o600), (0, 0o600), "{dir_mode:o}: {mode:o}");
+    }
+}
+
 /// Somebody who restores as root would otherwise leave the application with a
 /// database it cannot open.
 #[tokio::test]

@@ -6,7 +6,9 @@
 use super::terminal_width;
 
 /// Lays out a heading and rows, one line each. On a terminal too narrow for them
-/// the middle of long cells gives way; what is read by a program is never cut.
+/// the middle of long cells gives way, prose in the last column goes on below, and
+/// what still does not fit stands one cell to a line. What is read by a program is
+/// never changed.
 pub(crate) fn format(heading: &[&str], rows: &[Vec<String>]) -> String {
     lay_out(heading, rows, terminal_width())
 }
@@ -19,15 +21,23 @@ fn lay_out(heading: &[&str], rows: &[Vec<String>], columns: Option<usize>) -> St
         .collect();
     if let Some(columns) = columns {
         shrink(&mut widths, columns);
+        if !rows.is_empty() && total(&widths) > columns {
+            return one_below_another(&heading, rows);
+        }
     }
     let mut text = String::new();
     for line in lines() {
+        let mut indent = 0;
         for (column, cell) in line.iter().enumerate() {
             let width = widths.get(column).copied().unwrap_or(0);
-            let cell = shortened(cell, width);
-            text.push_str(&cell);
             if column + 1 < line.len() {
+                let cell = shortened(cell, width);
+                text.push_str(&cell);
                 text.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + GAP));
+                indent += width + GAP;
+            } else {
+                let below = format!("\n{}", " ".repeat(indent));
+                text.push_str(&wrapped(cell, width).join(&below));
             }
         }
         text.push('\n');
@@ -35,11 +45,42 @@ fn lay_out(heading: &[&str], rows: &[Vec<String>], columns: Option<usize>) -> St
     text
 }
 
+/// Each row as a paragraph, each cell behind its heading.
+fn one_below_another(heading: &[String], rows: &[Vec<String>]) -> String {
+    let width = heading.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let paragraph = |row: &Vec<String>| -> String {
+        let cells = heading.iter().zip(row);
+        cells.map(|(name, cell)| format!("{name}{}  {cell}\n", " ".repeat(width - name.chars().count()))).collect()
+    };
+    rows.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+}
+
+/// Prose in lines of at most `width`; a text of one word is shortened.
+fn wrapped(cell: &str, width: usize) -> Vec<String> {
+    if cell.chars().count() <= width || !cell.contains(' ') {
+        return vec![shortened(cell, width)];
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in cell.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(shortened(word, width)),
+        }
+    }
+    lines
+}
+
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+}
+
 /// Takes from the widest column until the lines fit, or until nothing is left
 /// that could be read shorter.
 fn shrink(widths: &mut [usize], columns: usize) {
-    let gaps = GAP * widths.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > columns {
+    while total(widths) > columns {
         match widths.iter_mut().max() {
             Some(widest) if *widest > WIDTH_MIN => *widest -= 1,
             _ => break,
@@ -95,5 +136,21 @@ mod tests {
         let whole = lay_out(&["database", "txid"], &rows, None);
         assert!(whole.contains("/srv/data/tenants/acme/app.db"), "{whole}");
         assert!(lay_out(&["database", "txid"], &rows, Some(10)).contains("0000000000000002"), "a TXID stays whole");
+    }
+
+    #[test]
+    fn prose_in_the_last_column_goes_on_below() {
+        let rows = vec![vec!["list".to_owned(), "2 files in all of the levels".to_owned()]];
+        let text = lay_out(&["check", "detail"], &rows, Some(26));
+        assert_eq!(text, "check  detail\nlist   2 files in all of\n       the levels\n");
+    }
+
+    #[test]
+    fn what_does_not_fit_stands_one_cell_to_a_line() {
+        let rows = vec![vec!["/srv/data/tenants/acme/app.db".to_owned(), "0000000000000002".to_owned()]; 2];
+        let text = lay_out(&["database", "txid"], &rows, Some(30));
+        let row = "database  /srv/data/tenants/acme/app.db\ntxid      0000000000000002\n";
+        assert_eq!(text, format!("{row}\n{row}"));
+        assert_eq!(lay_out(&["database", "txid"], &[], Some(3)), "database  txid\n", "nothing to show");
     }
 }

@@ -17,6 +17,7 @@ use litestream_replica::http::HttpPool;
 use tokio::time::Instant;
 
 use crate::observe::is_wanted;
+use crate::output::server_of;
 
 /// Who is pinged, and how often.
 pub(crate) struct Heartbeat {
@@ -47,9 +48,10 @@ impl Heartbeat {
             }
             // A ping that fails is not repeated sooner.
             attempted = Some(Instant::now());
+            let url = server_of(&self.url);
             match self.http.fetch(&self.url, PING_LIMIT).await {
-                Ok(()) => tracing::debug!(system = "store", url = self.url, "heartbeat ping sent"),
-                Err(error) => tracing::error!(system = "store", url = self.url, %error, "heartbeat ping failed"),
+                Ok(()) => tracing::debug!(system = "store", url, "heartbeat ping sent"),
+                Err(error) => tracing::error!(system = "store", url, %error, "heartbeat ping failed"),
             }
         }
     }

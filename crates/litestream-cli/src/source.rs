@@ -56,7 +56,7 @@ impl Source {
                 let path = surroundings.absolute(name)?;
                 match loaded.config.find(&path) {
                     Some(db) => Ok(Self::Configured { loaded: Box::new(loaded), db: Box::new(db), path }),
-                    None => fail(format!("database not found in config: {}", path.display())),
+                    None => Err(config::unknown_database(&loaded, &path).into()),
                 }
             }
             _ => fail("too many arguments"),
@@ -105,6 +105,6 @@ impl Source {
 }
 
 /// `sqlite://` in front of a path is a way to write a database, not a replica.
-fn is_database_url(text: &str) -> bool {
+pub(crate) fn is_database_url(text: &str) -> bool {
     text.starts_with("sqlite://") || text.starts_with("sqlite3://")
 }

@@ -18,6 +18,7 @@ use crate::descriptors::Descriptors;
 use crate::exec;
 use crate::failure::fail;
 use crate::logging::LogOptions;
+use crate::output::without_credentials;
 use crate::retention;
 
 pub(crate) const SPEC: CommandSpec = CommandSpec {
@@ -151,7 +152,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
 fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> anyhow::Result<Loaded> {
     let (path, urls) = match arguments.positionals.as_slice() {
         [] => return config::load(arguments, surroundings),
-        [path] => return fail(format!("must specify at least one replica URL for {path}")),
+        [path] => return fail(format!("must specify at least one replica URL for {}", without_credentials(path))),
         [path, urls @ ..] => (path, urls),
     };
     if arguments.non_empty("config").is_some() {
@@ -162,7 +163,7 @@ fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> anyhow::Resul
     }
     let [url] = urls else { return fail("multiple replicas on a single database are no longer supported") };
     if !is_replica_url(url) && !url.starts_with("file:") {
-        return fail(format!("replica url scheme required: {url}"));
+        return fail(format!("replica url scheme required: {}", without_credentials(url)));
     }
     let path = surroundings.absolute(path)?;
     let mut config = config::from_command_line(path, url);

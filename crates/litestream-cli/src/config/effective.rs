@@ -13,7 +13,7 @@ use litestream_replica::lease::DEFAULT_TTL;
 use super::model::LeaseSettings;
 use super::{Config, DbConfig, Document, ReplicaSettings, Surroundings, defaults};
 use crate::environment::Environment;
-use crate::output::without_credentials;
+use crate::output::{MASK, server_of, without_credentials};
 use crate::units::GoDuration;
 
 /// A part of the effective configuration.
@@ -147,7 +147,7 @@ pub(crate) fn tree(config: &Config, document: &Document, surroundings: &Surround
     top.put("verify-compaction", config.verify_compaction);
     top.put("shutdown-sync-timeout", config.shutdown_sync_timeout);
     top.put("shutdown-sync-interval", config.shutdown_sync_interval);
-    top.put("heartbeat-url", masked("heartbeat-url", &config.heartbeat_url));
+    top.put("heartbeat-url", server_of(&config.heartbeat_url));
     top.put("heartbeat-interval", config.heartbeat_interval);
     let mut dbs = Vec::new();
     for (index, db) in config.dbs.iter().enumerate() {
@@ -319,27 +319,14 @@ fn masked(key: &str, value: &str) -> String {
         return MASK.to_owned();
     }
     if !value.contains("://") {
-        return value.to_owned();
+        // Somebody took a host for a URL.
+        let host = value.rsplit_once('@').filter(|_| ["host", "endpoint", "url", "webdav-url"].contains(&key));
+        return host.map_or_else(|| value.to_owned(), |(_, host)| format!("{MASK}@{host}"));
     }
-    let url = match without_credentials(value) {
-        plain if plain == value => plain,
-        plain => plain.replacen("://", &format!("://{MASK}@"), 1),
-    };
-    let Some((place, query)) = url.split_once('?') else { return url };
-    let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
-        Some((name, _)) if is_secret_name(name) => format!("{name}={MASK}"),
-        _ => parameter.to_owned(),
-    });
-    format!("{place}?{}", parameters.collect::<Vec<_>>().join("&"))
+    let plain = without_credentials(value);
+    let has_user = value.split('?').next() != plain.split('?').next();
+    if has_user { plain.replacen("://", &format!("://{MASK}@"), 1) } else { plain }
 }
-
-fn is_secret_name(name: &str) -> bool {
-    let name = name.to_lowercase();
-    ["key", "secret", "token", "password", "sig"].iter().any(|part| name.contains(part))
-}
-
-/// What stands for a secret.
-pub(crate) const MASK: &str = "***";
 
 /// Keys whose values open something.
 const SECRETS: [&str; 10] = [
@@ -418,7 +405,8 @@ mod tests {
             ("url", "sftp://me:hunter2@host/p", "sftp://***@host/p"),
             ("url", "s3://b/p?region=eu&sseCustomerKey=abc", "s3://b/p?region=eu&sseCustomerKey=***"),
             ("endpoint", "https://me:pw@host", "https://***@host"),
-            ("key-path", "/home/me/.ssh/id", "/home/me/.ssh/id"),
+            ("host", "me:pw@host:22", "***@host:22"),
+            ("key-path", "/home/me@x/.ssh/id", "/home/me@x/.ssh/id"),
         ] {
             assert_eq!(masked(key, value), shown, "{key}: {value}");
         }

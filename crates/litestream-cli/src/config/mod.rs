@@ -15,11 +15,14 @@ use std::path::{Path, PathBuf};
 
 use litestream_replica::ClientContext;
 use litestream_replica::http::{HttpOptions, HttpPool};
+use litestream_replica::is_replica_url;
 
 use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::logging::LogOptions;
+use crate::output;
+use crate::source::is_database_url;
 
 pub(crate) mod defaults;
 pub(crate) mod directory;
@@ -147,6 +150,10 @@ impl<'a> Surroundings<'a> {
 
     /// An argument or configured path as an absolute one.
     pub(crate) fn absolute(&self, path: &str) -> anyhow::Result<PathBuf> {
+        if is_replica_url(path) && !is_database_url(path) {
+            let shown = output::without_credentials(path);
+            return Err(Failure::new(format!("a path is wanted here, and this is a URL: {shown}")).into());
+        }
         path::absolute(path, self.environment, &self.cwd).map_err(|message| Failure::new(message).into())
     }
 }
@@ -164,7 +171,8 @@ pub(crate) fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> an
     let name = arguments.non_empty("config").map_or_else(|| default_path(surroundings.environment), str::to_owned);
     let file = surroundings.absolute(&name)?;
     let text = std::fs::read(&file).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Failure::new(format!("config file not found: {}", file.display())),
+        ErrorKind::NotFound => Failure::new(format!("config file not found: {}", file.display()))
+            .hint("Name another with -config PATH or in LITESTREAM_CONFIG."),
         _ => Failure::new(format!("cannot read config {}: {error}", file.display())),
     })?;
     let text = String::from_utf8(text)
@@ -176,6 +184,19 @@ pub(crate) fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> an
         refuse_warnings(&warnings, &file)?;
     }
     Ok(Loaded { config, file, warnings, document })
+}
+
+/// What to say when the configuration does not have a database.
+pub(crate) fn unknown_database(loaded: &Loaded, path: &Path) -> Failure {
+    let failure = Failure::new(format!("database not found in config: {}", path.display()));
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let known = || loaded.config.dbs.iter().filter_map(|db| db.path.as_deref());
+    let names: Vec<String> = known().map(name).collect();
+    let near = output::nearest(&name(path), names.iter().map(String::as_str));
+    match known().find(|db| Some(name(db).as_str()) == near) {
+        Some(near) => failure.hint(format!("Did you mean {}?", near.display())),
+        None => failure.hint(format!("\"litestream databases -config {}\" lists what it has.", loaded.file.display())),
+    }
 }
 
 /// With `-strict` what is odd is wrong.

@@ -23,6 +23,7 @@ use litestream_replica::url::{ReplicaUrl, unsupported_type};
 use litestream_replica::webdav::WebDavOptions;
 
 use crate::config::{DbConfig, ReplicaSettings, Surroundings, path};
+use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::output::without_credentials;
 use crate::units::GoDuration;
@@ -77,6 +78,20 @@ impl ReplicaSettings {
         })
     }
 
+    /// A URL as the control socket gets it: one of `s3` that names no endpoint has that
+    /// of `LITESTREAM_S3_ENDPOINT`. Command line and configuration never look there.
+    pub(crate) fn from_registered_url(url: &str, environment: &Environment) -> Self {
+        let names_none = matches!(ReplicaUrl::parse(url), Ok(ReplicaUrl::S3(options)) if options.endpoint.is_none());
+        match environment.non_empty("LITESTREAM_S3_ENDPOINT").filter(|_| names_none) {
+            Some(endpoint) => {
+                let escaped = endpoint.replace('%', "%25").replace('&', "%26").replace('+', "%2B").replace('#', "%23");
+                let mark = if url.contains('?') { '&' } else { '?' };
+                Self::from_url(&format!("{url}{mark}endpoint={escaped}"))
+            }
+            None => Self::from_url(url),
+        }
+    }
+
     /// The client itself. New files of a local replica get the mode and owner of
     /// the database, where there is one.
     ///
@@ -99,7 +114,7 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(()) };
         // A bucket's name in the wrong key must not become a local directory.
         if kind != "file" && !litestream_replica::is_replica_url(url) {
-            return Err(format!("replica url scheme required: {url}"));
+            return Err(format!("replica url scheme required: {}", without_credentials(url)));
         }
         let conflict = |key: &str| Err(format!("cannot specify url & {key} for {kind} replica"));
         if self.path.is_some() && kind != "nats" {

@@ -392,6 +392,149 @@ dbs:
     assert_eq!(options.sse_kms_key_id.as_deref(), Some("k"));
 }
 
+/// Whatever a replica may say, in the replica itself and at the top of the file; `type`
+/// and the place stay in the replica.
+#[test]
+fn every_key_reaches_its_client_from_either_place() {
+    use litestream_replica::ReplicaUrl;
+    use litestream_replica::abs::AbsOptions;
+    use litestream_replica::nats::NatsOptions;
+    use litestream_replica::oss::OssOptions;
+    use litestream_replica::s3::S3Options;
+    use litestream_replica::sftp::SftpOptions;
+    use litestream_replica::webdav::WebDavOptions;
+    use std::time::Duration;
+
+    let text = |text: &str| Some(text.to_owned());
+    for (place, keys, wanted) in [
+        (
+            "type: s3, path: p",
+            "bucket: b, region: r, endpoint: e, access-key-id: i, secret-access-key: s, force-path-style: false, \
+             skip-verify: true, sign-payload: false, require-content-md5: false, sign-accept-encoding: false, \
+             storage-class: c, part-size: 8MiB, concurrency: 3, sse-customer-algorithm: AES256, sse-customer-key: k, \
+             sse-kms-key-id: m",
+            ReplicaUrl::S3(S3Options {
+                bucket: text("b"),
+                path: text("p"),
+                region: text("r"),
+                endpoint: text("e"),
+                access_key_id: text("i"),
+                secret_access_key: text("s"),
+                force_path_style: Some(false),
+                skip_verify: Some(true),
+                sign_payload: Some(false),
+                require_content_md5: Some(false),
+                sign_accept_encoding: Some(false),
+                storage_class: text("c"),
+                part_size: Some(8 << 20),
+                concurrency: Some(3),
+                sse_customer_algorithm: text("AES256"),
+                sse_customer_key: text("k"),
+                sse_customer_key_md5: None,
+                sse_kms_key_id: text("m"),
+            }),
+        ),
+        (
+            "type: abs, path: p",
+            "account-name: n, account-key: k, sas-token: t, bucket: b, endpoint: e",
+            ReplicaUrl::Abs(AbsOptions {
+                account_name: text("n"),
+                account_key: text("k"),
+                sas_token: text("t"),
+                bucket: text("b"),
+                path: text("p"),
+                endpoint: text("e"),
+            }),
+        ),
+        (
+            "type: oss, path: p",
+            "bucket: b, region: r, endpoint: e, access-key-id: i, secret-access-key: s, part-size: 1MB, concurrency: 2",
+            ReplicaUrl::Oss(OssOptions {
+                bucket: text("b"),
+                path: text("p"),
+                region: text("r"),
+                endpoint: text("e"),
+                access_key_id: text("i"),
+                secret_access_key: text("s"),
+                part_size: Some(1_000_000),
+                concurrency: Some(2),
+            }),
+        ),
+        (
+            "type: webdav, path: p",
+            "webdav-url: 'http://h/b', webdav-username: u, webdav-password: 0123",
+            ReplicaUrl::WebDav(WebDavOptions {
+                url: text("http://h/b"),
+                username: text("u"),
+                password: text("0123"),
+                path: text("p"),
+            }),
+        ),
+        (
+            "type: sftp, path: p",
+            "host: 'h:1', user: u, password: w, key-path: k, host-key: 'ssh-ed25519 AAAA', concurrent-writes: no",
+            ReplicaUrl::Sftp(SftpOptions {
+                host: text("h:1"),
+                user: text("u"),
+                password: text("w"),
+                path: text("p"),
+                key_path: Some("/cwd/k".into()),
+                host_key: text("ssh-ed25519 AAAA"),
+                concurrent_writes: Some(false),
+            }),
+        ),
+        (
+            "type: nats",
+            "bucket: b, jwt: j, seed: s, creds: c, nkey: n, username: u, password: w, token: t, tls: true, \
+             root-cas: [a, z], client-cert: cc, client-key: ck, max-reconnects: 4, reconnect-wait: 3s, timeout: 9s",
+            ReplicaUrl::Nats(NatsOptions {
+                server: None,
+                bucket: text("b"),
+                jwt: text("j"),
+                seed: text("s"),
+                creds: text("c"),
+                nkey: text("n"),
+                username: text("u"),
+                password: text("w"),
+                token: text("t"),
+                tls: Some(true),
+                root_cas: vec!["a".into(), "z".into()],
+                client_cert: text("cc"),
+                client_key: text("ck"),
+                max_reconnects: Some(4),
+                reconnect_wait: Some(Duration::from_secs(3)),
+                timeout: Some(Duration::from_secs(9)),
+            }),
+        ),
+    ] {
+        let own = format!("dbs: [{{path: /a, replica: {{{place}, {keys}}}}}]");
+        assert_eq!(resolve(&own).as_ref(), Ok(&wanted), "{own}");
+        let global = format!(
+            "{}\ndbs: [{{path: /a, replica: {{{place}}}}}]",
+            keys.replace(", ", "\n").replace("[a\nz]", "[a, z]")
+        );
+        assert_eq!(resolve(&global), Ok(wanted), "{global}");
+    }
+}
+
+#[test]
+fn a_registered_url_may_leave_the_endpoint_to_the_environment() {
+    let environment = Environment::new([("LITESTREAM_S3_ENDPOINT".into(), "localhost:9000".into())]);
+    for (url, endpoint) in [
+        ("s3://b/p", Some("http://localhost:9000")),
+        ("s3://b/p?region=r", Some("http://localhost:9000")),
+        ("s3://b/p?endpoint=https://own", Some("https://own")),
+        ("s3://b.nyc3.digitaloceanspaces.com/p", Some("https://nyc3.digitaloceanspaces.com")),
+    ] {
+        let surroundings = Surroundings::new(&environment, PathBuf::from("/cwd"));
+        let resolved = ReplicaSettings::from_registered_url(url, &environment).resolve(&surroundings).unwrap();
+        let litestream_replica::ReplicaUrl::S3(options) = resolved else { panic!("{url} is not s3") };
+        assert_eq!(options.endpoint.as_deref(), endpoint, "{url}");
+    }
+    let nats = ReplicaSettings::from_registered_url("nats://h/b", &environment);
+    assert_eq!(nats.url.as_deref(), Some("nats://h/b"));
+}
+
 #[test]
 fn a_customer_key_may_stand_in_a_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::config::model::{Config, DbConfig, Explicit, Snapshot};
+use crate::output::without_credentials;
 use crate::units::GoDuration;
 
 /// Levels above this one are reserved for snapshots.
@@ -110,7 +111,8 @@ fn positive(place: &str, key: &str, name: &str, value: GoDuration) -> Result<(),
 fn validate_heartbeat(config: &Config) -> Result<(), Violation> {
     let url = &config.heartbeat_url;
     if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
-        let message = format!("heartbeat-url: heartbeat URL must be a valid HTTP or HTTPS URL (got {url})");
+        let got = without_credentials(url);
+        let message = format!("heartbeat-url: heartbeat URL must be a valid HTTP or HTTPS URL (got {got})");
         return violation("heartbeat-url", message);
     }
     if config.heartbeat_interval < GoDuration::from_secs(60) {

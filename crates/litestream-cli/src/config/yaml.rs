@@ -20,6 +20,14 @@ use crate::output::nearest;
 use crate::units::{GoDuration, parse_integer, parse_size};
 
 mod place;
+/// A text of more than ten letters up to the seventh.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(7) {
+        Some((end, _)) if text.chars().nth(10).is_some() => format!("{}...", text.get(..end).unwrap_or_default()),
+        _ => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -248,7 +256,8 @@ impl Node {
         }
     }
 
-    /// The type as error messages name it.
+    /// The type as error messages name it, and of a scalar its beginning, as the
+    /// original does: the rest may be a URL with a password in it.
     fn describe(&self) -> String {
         match &self.value {
             Value::Sequence(_) => "!!seq".to_owned(),
@@ -265,7 +274,7 @@ impl Node {
                 } else {
                     "str"
                 };
-                format!("!!{kind} `{text}`")
+                format!("!!{kind} `{}`", beginning(text))
             }
         }
     }

@@ -234,11 +234,13 @@ impl Control {
         let url = request.replica_url.as_deref().filter(|url| !url.is_empty());
         let url = url.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "replica_url required"))?;
         let surroundings = self.surroundings();
-        let client = ReplicaSettings::from_url(url).client(Some(&path), &surroundings).map_err(|why| {
-            // What a wrong type is called here.
-            let why = why.replace("unknown replica type in config:", "unsupported replica URL scheme:");
-            refusal(StatusCode::BAD_REQUEST, format!("invalid replica url: {why}"))
-        })?;
+        let client = ReplicaSettings::from_registered_url(url, &self.environment)
+            .client(Some(&path), &surroundings)
+            .map_err(|why| {
+                // What a wrong type is called here.
+                let why = why.replace("unknown replica type in config:", "unsupported replica URL scheme:");
+                refusal(StatusCode::BAD_REQUEST, format!("invalid replica url: {why}"))
+            })?;
         let failed = |why: &dyn std::fmt::Display| internal(format!("failed to register database: {why}"));
         // A database the configuration knows keeps its settings, above all where its
         // local state is; only the replica is another.

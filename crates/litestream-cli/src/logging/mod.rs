@@ -68,6 +68,10 @@ impl LogOptions {
     }
 }
 
+/// A library that logs a server's words as they come, which may repeat what it was
+/// sent. All of them reach us as errors, too.
+const QUOTES_SERVERS: &str = "async_nats";
+
 /// Unknown names mean info, silently, as they always did.
 fn parse_level(name: &str) -> Level {
     match name.to_lowercase().as_str() {
@@ -91,6 +95,9 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         // Libraries below ours are heard when something is wrong.
         let ours = metadata.target().starts_with("litestream") || metadata.target().starts_with("ltx");
+        if metadata.target().starts_with(QUOTES_SERVERS) {
+            return false;
+        }
         let level = if ours { self.options.level } else { self.options.level.min(Level::WARN) };
         *metadata.level() <= level
     }

@@ -51,12 +51,59 @@ pub(crate) fn timestamp_millis(moment: Timestamp) -> String {
 
 /// A URL may carry a password; what is printed must not.
 pub(crate) fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let host_len = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(host_len);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // Somebody forgot the scheme, perhaps.
+        return url.rsplit_once('@').filter(|(user, _)| user.contains(':')).map_or(url, |(_, host)| host).to_owned();
+    };
+    let (place, query) = match rest.split_once('?') {
+        Some((place, query)) => (place, Some(query)),
+        None => (rest, None),
+    };
+    let host_len = place.find(['/', '#']).unwrap_or(place.len());
+    let (host, path) = place.split_at(host_len);
+    let place = match host.rsplit_once('@') {
+        Some((_, host)) => format!("{host}{path}"),
+        // A password with a slash that is not escaped looks like a port and a path.
+        None if has_odd_port(host) => {
+            path.rsplit_once('@').map_or_else(|| place.to_owned(), |(_, rest)| rest.to_owned())
+        }
+        None => place.to_owned(),
+    };
+    let query = query.map(|query| format!("?{}", query.split('&').map(masked_parameter).collect::<Vec<_>>().join("&")));
+    format!("{scheme}://{place}{}", query.unwrap_or_default())
 }
+
+/// The server that a URL names, and nothing else: of some URLs whoever knows the
+/// rest may use it.
+pub(crate) fn server_of(url: &str) -> String {
+    let plain = without_credentials(url);
+    let host_at = plain.find("://").map_or(0, |at| at + 3);
+    match plain.get(host_at..).and_then(|rest| rest.find(['/', '?', '#'])) {
+        Some(len) => format!("{}/…", plain.get(..host_at + len).unwrap_or_default()),
+        None => plain,
+    }
+}
+
+fn has_odd_port(host: &str) -> bool {
+    !host.ends_with(']') && host.rsplit_once(':').is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// `name=value` of a query, the value only where it opens nothing.
+fn masked_parameter(parameter: &str) -> String {
+    match parameter.split_once('=') {
+        Some((name, _)) if is_secret_name(name) => format!("{name}={MASK}"),
+        _ => parameter.to_owned(),
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_lowercase().replace('-', "");
+    let opens = ["key", "secret", "token", "password", "signature"].iter().any(|part| name.contains(part));
+    (opens && name != "ssekmskeyid") || name == "sig"
+}
+
+/// What stands for a secret.
+pub(crate) const MASK: &str = "***";
 
 /// The candidate that was perhaps meant by `word`: at most two edits away, and
 /// fewer edits than half its letters, so that short words are not paired at
@@ -104,6 +151,13 @@ mod tests {
         assert_eq!(without_credentials("sftp://me:secret@host/x?y"), "sftp://host/x?y");
         assert_eq!(without_credentials("s3://bucket/a@b"), "s3://bucket/a@b");
         assert_eq!(without_credentials("/a.db"), "/a.db");
+        assert_eq!(without_credentials("me:secret@host/x"), "host/x");
+        assert_eq!(without_credentials("sftp://me:sec/ret@host/x"), "sftp://host/x");
+        assert_eq!(without_credentials("s3://arn:aws:s3:eu:1:accesspoint/a"), "s3://arn:aws:s3:eu:1:accesspoint/a");
+        assert_eq!(
+            without_credentials("s3://b/p?sign-payload=t&sse-kms-key-id=i&sse-customer-key=k"),
+            "s3://b/p?sign-payload=t&sse-kms-key-id=i&sse-customer-key=***"
+        );
     }
 
     #[test]
@@ -121,5 +175,17 @@ mod tests {
         assert_eq!(nearest("FORCE", flags), Some("force"));
         assert_eq!(nearest("x", flags), None, "one letter is near to everything");
         assert_eq!(nearest("elephant", flags), None);
+    }
+
+    #[test]
+    fn of_a_heartbeat_only_the_server_is_shown() {
+        for (url, wanted) in [
+            ("https://hc.example/planted-uuid", "https://hc.example/…"),
+            ("https://me:planted@hc.example:8443/planted?planted", "https://hc.example:8443/…"),
+            ("https://hc.example?planted", "https://hc.example/…"),
+            ("https://hc.example", "https://hc.example"),
+        ] {
+            assert_eq!(server_of(url), wanted);
+        }
     }
 }

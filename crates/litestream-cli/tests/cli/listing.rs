@@ -70,7 +70,11 @@ fn configured_databases_are_found_by_any_spelling_of_their_path() {
     }
     for command in ["ltx", "restore", "status"] {
         let message = format!("Error: database not found in config: {}", sandbox.text("other.db"));
-        sandbox.run(&[command, "-config", &config, "other.db"]).fails_with(&[&message]);
+        let hint = format!("\"litestream databases -config {config}\" lists what it has.");
+        sandbox.run(&[command, "-config", &config, "other.db"]).fails_with(&[&message, &hint]);
+        let near = format!("Did you mean {absolute}?");
+        let message = format!("Error: database not found in config: {}", sandbox.text("b.db"));
+        sandbox.run(&[command, "-config", &config, "b.db"]).fails_with(&[&message, &near]);
     }
 }
 

@@ -160,9 +160,15 @@ fn times_that_are_not_understood_are_refused_with_examples() {
 fn a_configuration_that_is_not_there_is_named() {
     let sandbox = Sandbox::new().with("LITESTREAM_CONFIG", "/nope.yml");
     for arguments in [&["databases"][..], &["status"], &["ltx", "a.db"], &["restore", "a.db"], &["replicate"]] {
-        sandbox.run(arguments).fails_with(&["Error: config file not found: /nope.yml"]);
+        sandbox.run(arguments).fails_with(&[
+            "Error: config file not found: /nope.yml",
+            "Name another with -config PATH or in LITESTREAM_CONFIG.",
+        ]);
     }
-    sandbox.run(&["databases", "-config", "/other.yml"]).fails_with(&["Error: config file not found: /other.yml"]);
+    sandbox.run(&["databases", "-config", "/other.yml"]).fails_with(&[
+        "Error: config file not found: /other.yml",
+        "Name another with -config PATH or in LITESTREAM_CONFIG.",
+    ]);
 }
 
 #[test]

@@ -109,7 +109,8 @@ fn a_forced_restore_that_fails_leaves_the_old_database() {
 fn a_replica_without_backups_is_an_error_or_not_as_asked() {
     let sandbox = Sandbox::new();
     let url = format!("file://{}", sandbox.text("nothing"));
-    sandbox.run(&["restore", "-o", "out.db", &url]).fails_with(&["Error: no matching backup files available"]);
+    let hint = format!("There is no backup at all at {url}; is the address right?");
+    sandbox.run(&["restore", "-o", "out.db", &url]).fails_with(&["Error: no matching backup files available", &hint]);
     let outcome = sandbox.run(&["restore", "-if-replica-exists", "-o", "out.db", &url]);
     assert_eq!(outcome.code, 0);
     assert!(outcome.stdout.ends_with("level=INFO msg=\"no matching backups found\"\n"), "{outcome:?}");

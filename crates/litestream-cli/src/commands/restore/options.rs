@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use litestream::IntegrityCheck;
 use litestream_replica::Target;
 use litestream_replica::clock::{Clock, SystemClock};
+use litestream_replica::is_replica_url;
 
 use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::failure::{Failure, fail};
 use crate::logging::zone;
-use crate::output;
+use crate::output::{self, without_credentials};
 use crate::source::Source;
 use crate::timestamp;
 
@@ -79,12 +80,15 @@ fn check_follow(arguments: &Arguments) -> anyhow::Result<()> {
 /// Where the database goes: as given, or back to where it came from.
 pub(super) fn output_path(arguments: &Arguments, source: &Source, source_text: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = arguments.non_empty("o") {
+        if is_replica_url(path) {
+            return fail(format!("-o is the path of a file, not a URL: {}", without_credentials(path)));
+        }
         return Ok(PathBuf::from(path));
     }
     match source {
         Source::Configured { path, .. } => Ok(path.clone()),
         Source::Url(_) => Err(Failure::new("-o is required when restoring from a replica URL")
-            .try_line(format_args!("litestream restore -o /path/to/db {source_text}"))
+            .try_line(format_args!("litestream restore -o /path/to/db {}", without_credentials(source_text)))
             .into()),
     }
 }

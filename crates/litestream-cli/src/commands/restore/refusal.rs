@@ -65,7 +65,8 @@ pub(crate) async fn explain(
     let Some(inventory) = inventory else { return failure.into() };
     let points = inventory.restore_points();
     let (Some(oldest), Some(newest)) = (points.first(), points.last()) else {
-        return if inventory.files().is_empty() { failure.into() } else { with_holes(failure, &inventory).into() };
+        return if inventory.files().is_empty() { empty(failure, source) } else { with_holes(failure, &inventory) }
+            .into();
     };
     // The ends and the neighbours, with their true times where that costs little.
     let (before, after) = match target {
@@ -102,6 +103,12 @@ pub(crate) async fn explain(
         _ => failure,
     };
     failure.hint(format!("All restorable points: litestream points {}", without_credentials(source))).into()
+}
+
+/// A place without a single file is more often a wrong address than a lost backup.
+fn empty(failure: Failure, source: &str) -> Failure {
+    let source = without_credentials(source);
+    failure.hint(format!("There is no backup at all at {source}; is the address right?"))
 }
 
 /// For a replica that has files, and none of them starts a history.

@@ -126,7 +126,7 @@ fn look(
         Some(path) => {
             let path = surroundings.absolute(path)?;
             let found = loaded.config.find(&path);
-            vec![found.ok_or_else(|| Failure::new(format!("database not found in config: {}", path.display())))?]
+            vec![found.ok_or_else(|| config::unknown_database(loaded, &path))?]
         }
         None => loaded.config.databases().map_err(Failure::new)?,
     };

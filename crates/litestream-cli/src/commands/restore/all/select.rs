@@ -62,7 +62,7 @@ impl Selection {
                 }
                 if root.is_none() {
                     return Err(Failure::new("-o is required when restoring from a replica URL")
-                        .try_line(format_args!("litestream restore -all -o /path/to/dir {url}"))
+                        .try_line(format_args!("litestream restore -all -o /path/to/dir {}", without_credentials(url)))
                         .into());
                 }
                 Origin::Url(url.clone())

@@ -7,6 +7,7 @@
 
 mod site;
 
+use litestream_testkit::forward_proxy::{ForwardProxy, NAME};
 use litestream_testkit::rclone_s3::{CA, fresh_bucket};
 use litestream_testkit::{scenario, upstream};
 use site::{Site, ours};
@@ -36,4 +37,22 @@ fn an_authority_of_the_environment_is_trusted() {
         site.once(&ours());
         site.wait_until_replicated(std::time::Duration::from_secs(30), variable);
     }
+}
+
+/// The store's name is one that only the proxy can resolve.
+#[test]
+fn a_proxy_of_the_environment_carries_everything() {
+    let bucket = fresh_bucket().unwrap();
+    // `me:word`
+    let proxy = ForwardProxy::start(Some("bWU6d29yZA==")).unwrap();
+    let environment =
+        vec![("HTTPS_PROXY", format!("http://me:word@{}", proxy.address())), ("AWS_CA_BUNDLE", CA.to_owned())];
+    let site = Site::with_replica(bucket.config("proxy").replace("127.0.0.1", NAME), environment);
+    site.config("");
+    let connection = scenario::quiet_connection(&site.db()).unwrap();
+    scenario::commit(&connection, 3).unwrap();
+    site.once(&ours());
+    site.wait_until_replicated(std::time::Duration::from_secs(30), "through a proxy");
+    let seen = proxy.seen();
+    assert!(!seen.is_empty() && seen.iter().all(|line| line.starts_with("CONNECT store.invalid:")), "{seen:?}");
 }

@@ -393,3 +393,29 @@ fn a_stop_in_the_midst_of_failing_uploads_is_quiet() {
     assert_eq!(errors.len(), 2, "{after}");
     assert!(errors.iter().all(|line| line.contains("changes that are not replicated")), "{after}");
 }
+
+/// Lesson 18: settings once did not reach SQLite. An application holds a database,
+/// which is in rollback mode, longer than the default of one second.
+#[test]
+fn the_busy_timeout_is_how_long_a_lock_is_waited_for() {
+    let sandbox = Sandbox::new();
+    let application = rusqlite::Connection::open(sandbox.path("a.db")).unwrap();
+    application.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1); BEGIN EXCLUSIVE").unwrap();
+    let config = |timeout: &str| {
+        let text = format!(
+            "shutdown-sync-timeout: 0\ndbs: [{{path: a.db, busy-timeout: {timeout}, replica: {{path: replica}}}}]"
+        );
+        sandbox.write("c.yml", &text)
+    };
+    let impatient = sandbox.run(&["replicate", "-once", "-config", &config("10ms")]);
+    assert_eq!(impatient.code, 1, "{impatient:?}");
+    assert!(impatient.stderr.contains("locked"), "{impatient:?}");
+
+    let mut patient = Running::start(&sandbox, &["-once", "-config", &config("1h")]);
+    patient.wait_for("syncing database");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    application.execute_batch("COMMIT").unwrap();
+    let outcome = patient.finish();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(restored_rows(&sandbox, &format!("file://{}", sandbox.text("replica"))), 1);
+}

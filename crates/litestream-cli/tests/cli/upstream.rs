@@ -28,7 +28,7 @@ impl Contract {
                 None => line.to_owned(),
             })
             .collect();
-        let is_help = outcome.code != 0 && !messages.is_empty() && outcome.stdout.contains("Usage:");
+        let is_help = outcome.code != 0 && !messages.is_empty() && outcome.stdout.to_lowercase().contains("usage:");
         let stdout =
             if is_help { String::new() } else { outcome.stdout.split_inclusive('\n').map(without_time).collect() };
         Self { code: outcome.code, stdout, messages }
@@ -155,7 +155,33 @@ replicate a.db b -once
 replicate -once -exec true a.db file:///r
 replicate -force-snapshot a.db file:///r
 replicate -enforce-retention a.db file:///r
-replicate -once -config /nope";
+replicate -once -config /nope
+register
+register a.db
+register -replica file:///r
+register -replica file:///r a.db b.db
+register -timeout 0 -replica file:///r a.db
+sync
+sync a.db b.db
+sync -timeout 0 a.db
+sync -wait=maybe a.db
+start
+stop
+stop -timeout x a.db
+unregister
+unregister -dry-run
+unregister -timeout -1 a.db
+list -timeout 0
+list -json x
+info -timeout 0
+info x
+reset
+reset x y
+reset nope.db
+status -config /nope
+databases -config /nope
+ltx -config /nope a.db
+restore -config c.yml -txid 0000000000000000 -dry-run a.db";
 
 const CONFIGURATIONS: [&str; 77] = [
     "",

@@ -41,6 +41,36 @@ fn lesson_8_a_list_without_rows_is_an_empty_list() {
     assert_eq!(world.run("status -json").stdout, "[]\n");
 }
 
+/// The retries and the upload that hangs are given up together, and what is lacking
+/// is said.
+#[test]
+fn lesson_9_a_second_signal_ends_an_upload_that_hangs() {
+    let store = DeadStore::new();
+    let world = World::new(ours());
+    world.configure(&format!(
+        "shutdown-sync-timeout: 10m\ndbs: [{{path: {}, replica: {}}}]\n",
+        world.text("a.db"),
+        store.replica()
+    ));
+    let mut daemon = ours().replicate(&world.path("c.yml"), &world.path("log")).unwrap();
+    daemon.wait_for_log("replicating to", LIMIT).unwrap();
+    daemon.signal(Signal::TERM).unwrap();
+    daemon.wait_for_log("signal received", LIMIT).unwrap();
+    // Repetitions within a second are the same request, so a person presses again.
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = daemon.status().unwrap() {
+            break status;
+        }
+        assert!(started.elapsed() < LIMIT, "{}", daemon.log());
+        daemon.signal(Signal::INT).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(started.elapsed() > Duration::from_millis(500), "the first signal alone leaves it time");
+    assert_eq!(status.code(), Some(1), "{}", daemon.log());
+    assert!(daemon.log().contains("a.db: not replicated: "), "{}", daemon.log());
+}
+
 #[test]
 fn lesson_14_a_sync_keeps_its_deadline_while_an_upload_hangs() {
     let store = DeadStore::new();
@@ -156,6 +186,30 @@ fn one_database_is_never_replicated_by_two_daemons() {
     assert_eq!(other.code, 1, "{other:?}");
     assert!(other.stderr.contains("another litestream process already replicates"), "{other:?}");
     assert!(world.daemon.as_mut().unwrap().status().unwrap().is_none());
+}
+
+/// Of two daemons the second keeps its database back, says so, and takes over when
+/// the first is gone: a replacement may start before what it replaces has ended.
+#[test]
+fn a_second_daemon_waits_for_the_first_and_takes_over() {
+    let world = World::new(ours());
+    let config = format!("dbs: [{{path: {}, replica: {{path: {}}}}}]\n", world.text("a.db"), world.text("replica/a"));
+    world.configure(&config);
+    let mut first = ours().replicate(&world.path("c.yml"), &world.path("first")).unwrap();
+    first.wait_for_log("image of the database stored", LIMIT).unwrap();
+    let mut second = ours().replicate(&world.path("c.yml"), &world.path("second")).unwrap();
+    second.wait_for_log("another litestream process already replicates", LIMIT).unwrap();
+    assert!(first.terminate(LIMIT).unwrap().success());
+    world.commit("a.db");
+    second.wait_for_log("sync recovered", LIMIT).unwrap();
+    assert!(second.terminate(LIMIT).unwrap().success());
+    let restored = world.run_of(&ours(), "restore -o DIR/out.db file://DIR/replica/a");
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let rows = |name: &str| -> u32 {
+        let db = rusqlite::Connection::open(world.path(name)).unwrap();
+        db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(rows("out.db"), rows("a.db"));
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn differences_are_meant_and_documented() {
         ("databases -config bucket.yml", "global `bucket`"),
         ("status -config c.yml a.db", "`status a.db` (relative)"),
         ("status -config c.yml nope.db", "`status` of an unknown path"),
+        ("reset -dry-run -config c.yml a.db", "`reset`"),
     ] {
         assert!(page.contains(&format!("\n| {row}")), "no row of docs/compatibility.md begins with {row:?}");
         let line = line.replace("URL", &url);

@@ -10,6 +10,7 @@
 
 mod beside;
 mod help;
+mod named;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

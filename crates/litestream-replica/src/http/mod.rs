@@ -7,7 +7,8 @@
 //!
 //! Only this module names hyper and rustls. `body` carries bytes, `dial` makes
 //! connections and knows proxies, `tls` knows whom to trust; `exchange` repeats
-//! requests where that helps, `range` reads parts of objects.
+//! requests where that helps, `range` reads parts of objects, `listing` pages through
+//! buckets, `unfinished` cleans up behind uploads in parts.
 
 #![cfg_attr(
     not(all(feature = "s3", feature = "abs", feature = "gs", feature = "webdav", feature = "oss")),
@@ -22,8 +23,12 @@ pub(crate) mod exchange;
 mod fetch;
 #[cfg(any(feature = "abs", feature = "gs"))]
 pub(crate) mod identity;
+#[cfg(any(feature = "s3", feature = "oss"))]
+pub(crate) mod listing;
 pub(crate) mod range;
 pub(crate) mod tls;
+#[cfg(any(feature = "s3", feature = "oss"))]
+pub(crate) mod unfinished;
 
 use std::fmt;
 use std::path::PathBuf;

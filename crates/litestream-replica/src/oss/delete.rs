@@ -15,6 +15,7 @@ use md5::{Digest, Md5};
 
 use super::api::{Api, Call, Exchange, Operation};
 use super::xml::{self, DeleteAnswer};
+use crate::http::listing;
 use crate::parts::deleted;
 use crate::{Error, ErrorKind, Result};
 
@@ -22,7 +23,7 @@ impl Api {
     /// Deletes everything whose key starts with `prefix`.
     pub(super) async fn delete_below(&self, prefix: &str) -> Result<()> {
         let mut keys = Vec::new();
-        self.list_keys(prefix, None, |object| keys.push(object.key)).await?;
+        listing::keys(self, prefix, None, |object| keys.push(object.key)).await?;
         self.delete_keys(&keys).await
     }
 

@@ -27,7 +27,7 @@ pub(crate) use options::parse_url;
 use upload::Guarded;
 
 use crate::clock::SystemClock;
-use crate::http::range;
+use crate::http::{listing, range};
 use crate::layout::Layout;
 use crate::{ByteStream, ClientContext, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
 
@@ -87,7 +87,7 @@ impl ReplicaClient for OssClient {
     }
 
     async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
-        self.api.list_level(&self.layout, level, seek, metadata).await
+        listing::level(&*self.api, &self.layout, level, seek, metadata, true).await
     }
 
     /// A listing tells when an object was stored; each capture time is a request.
@@ -100,7 +100,7 @@ impl ReplicaClient for OssClient {
     }
 
     async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.api.list_below(self.layout.object_root(), prefix).await
+        listing::below(&*self.api, self.layout.object_root(), prefix).await
     }
 
     async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {

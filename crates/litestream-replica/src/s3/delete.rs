@@ -13,13 +13,14 @@ use md5::{Digest, Md5};
 
 use super::api::{Api, Call, Exchange, Operation, crc32};
 use super::xml::{self, DeleteAnswer, DeleteError};
+use crate::http::listing;
 use crate::{Error, ErrorKind, Result};
 
 impl Api {
     /// Deletes everything whose key starts with `prefix`.
     pub(super) async fn delete_below(&self, prefix: &str) -> Result<()> {
         let mut keys = Vec::new();
-        self.list_keys(prefix, None, |object| keys.push(object.key)).await?;
+        listing::keys(self, prefix, None, |object| keys.push(object.key)).await?;
         self.delete_keys(&keys, true).await
     }
 

@@ -1,126 +1,27 @@
-//! Listings: complete or an error.
+//! How S3 is asked for a page of a listing, and about one object.
 //!
-//! The store's order and its filters are helps, not promises: everything is
-//! checked and sorted here.
-//!
-//! Spec: backends §1.4, store-and-restore §3.
+//! Spec: backends §1.4 and §4.4.
 
-use std::collections::HashSet;
-
-use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, StatusCode, header};
-use jiff::Timestamp;
-use ltx::Txid;
 
 use super::api::{Answer, Api, Call, Exchange, Operation};
-use super::xml::{self, ListPage, ListedObject};
-use crate::layout::{Layout, parse_timestamp};
-use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
+use super::xml;
+use crate::Result;
+use crate::http::listing::{Begin, Head, ListPage, Listing};
+use crate::layout::parse_timestamp;
 
-impl Api {
-    pub(super) async fn list_level(
-        &self,
-        layout: &Layout,
-        level: Level,
-        seek: Txid,
-        metadata: bool,
-    ) -> Result<Vec<FileInfo>> {
-        let prefix = layout.level_prefix(level);
-        // Names start with `min`, so all wanted ones sort behind these digits.
-        // Directory buckets have no order to start in.
-        let ordered = !self.settings.bucket.ends_with("--x-s3");
-        let start_after = (seek.get() > 0 && ordered).then(|| format!("{prefix}{seek}"));
+impl Listing for Api {
+    const STORE: &'static str = "s3";
 
-        let mut found = Vec::new();
-        self.list_keys(&prefix, start_after.as_deref(), |object| {
-            if let Some(id) = layout.file_of(level, &object.key).filter(|id| id.min >= seek) {
-                found.push((id, object));
-            }
-        })
-        .await?;
-        found.sort_unstable_by_key(|(id, _)| *id);
-        found.dedup_by_key(|(id, _)| *id);
-
-        let described = stream::iter(found).map(|(id, object)| async move {
-            let facts = self.describe(&object, metadata).await?;
-            Ok::<_, Error>(facts.map(|(size, created_at)| FileInfo { id, size, created_at }))
-        });
-        let files: Vec<Option<FileInfo>> = described.buffered(METADATA_CONCURRENCY).try_collect().await?;
-        Ok(files.into_iter().flatten().collect())
+    async fn page(&self, prefix: &str, begin: Begin<'_>) -> Result<ListPage> {
+        let mut call = Call::new(LIST, Method::GET, None);
+        call.query.extend([("list-type", "2"), ("prefix", prefix)]);
+        call.query.extend(begin.parameter());
+        let Answer { body, .. } = self.call(&call).await.map_err(|e| e.context(format!("list {prefix}")))?;
+        xml::parse(&body, LIST.name)
     }
 
-    /// Every object whose key starts with `root` and then `prefix`; keys are
-    /// given without `root`.
-    pub(super) async fn list_below(&self, root: &str, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let full = format!("{root}{prefix}");
-        let mut found = Vec::new();
-        self.list_keys(&full, None, |object| {
-            // Consoles store empty objects for the folders they show.
-            if object.key.starts_with(&full) && !object.key.ends_with('/') {
-                found.push(object);
-            }
-        })
-        .await?;
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        found.dedup_by(|a, b| a.key == b.key);
-        let described = stream::iter(found).map(|object| async move {
-            let facts = self.describe(&object, false).await?;
-            let key = object.key.strip_prefix(root).unwrap_or(&object.key).to_owned();
-            Ok::<_, Error>(facts.map(|(size, modified)| ObjectInfo { key, size, modified }))
-        });
-        let objects: Vec<Option<ObjectInfo>> = described.buffered(METADATA_CONCURRENCY).try_collect().await?;
-        Ok(objects.into_iter().flatten().collect())
-    }
-
-    /// Size and time of a listed object, asking for what the listing left out,
-    /// and for the time in its metadata if that is wanted. `None` when it was
-    /// deleted since it was listed: not part of the replica.
-    async fn describe(&self, object: &ListedObject, metadata: bool) -> Result<Option<(u64, Timestamp)>> {
-        let listed = object.last_modified.as_deref().and_then(parse_timestamp);
-        if let (Some(modified), Some(size), false) = (listed, object.size, metadata) {
-            return Ok(Some((size, modified)));
-        }
-        let Some(head) = self.head(&object.key).await? else { return Ok(None) };
-        let Some(created_at) = head.timestamp.or(listed).or(head.last_modified) else {
-            let message = format!("s3: list {}: the store tells no time", object.key);
-            return Err(Error::new(ErrorKind::Transient, message));
-        };
-        Ok(Some((object.size.unwrap_or(head.size), created_at)))
-    }
-
-    /// Visits every object whose key starts with `prefix`, page by page.
-    pub(super) async fn list_keys(
-        &self,
-        prefix: &str,
-        start_after: Option<&str>,
-        mut visit: impl FnMut(ListedObject) + Send,
-    ) -> Result<()> {
-        let mut token: Option<String> = None;
-        let mut seen = HashSet::new();
-        loop {
-            let mut call = Call::new(LIST, Method::GET, None);
-            call.query.extend([("list-type", "2"), ("prefix", prefix)]);
-            match (&token, start_after) {
-                (Some(token), _) => call.query.push(("continuation-token", token)),
-                (None, Some(start_after)) => call.query.push(("start-after", start_after)),
-                (None, None) => {}
-            }
-            let Answer { body, .. } = self.call(&call).await.map_err(|e| e.context(format!("list {prefix}")))?;
-            let page: ListPage = xml::parse(&body, LIST.name)?;
-            page.contents.into_iter().for_each(&mut visit);
-            if !page.is_truncated {
-                return Ok(());
-            }
-            // Without a way on, or in a circle, the list would be cut short.
-            let next = page.next_continuation_token.filter(|token| !token.is_empty() && seen.insert(token.clone()));
-            token = Some(next.ok_or_else(|| {
-                Error::new(ErrorKind::Transient, format!("s3: list {prefix}: the store does not say how to go on"))
-            })?);
-        }
-    }
-
-    /// What the store knows about one object; `None` if it is not there.
-    pub(super) async fn head(&self, key: &str) -> Result<Option<Head>> {
+    async fn head(&self, key: &str) -> Result<Option<Head>> {
         let mut call = self.with_customer_key(Call::new(HEAD, Method::HEAD, Some(key)))?;
         call.accept = &[StatusCode::NOT_FOUND];
         let Answer { status, headers, .. } = self.call(&call).await?;
@@ -136,16 +37,5 @@ impl Api {
     }
 }
 
-/// What `HeadObject` tells.
-pub(super) struct Head {
-    /// The LTX header's time, if it was stored readably.
-    timestamp: Option<Timestamp>,
-    last_modified: Option<Timestamp>,
-    size: u64,
-}
-
 const LIST: Operation = Operation { store: "s3", name: "list objects", permission: "s3:ListBucket" };
 const HEAD: Operation = Operation { store: "s3", name: "head object", permission: "s3:GetObject" };
-
-/// Questions about single objects in flight.
-const METADATA_CONCURRENCY: usize = 50;

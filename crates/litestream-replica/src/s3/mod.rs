@@ -38,10 +38,13 @@ use options::{DEFAULT_REGION, Settings};
 use upload::Conditional;
 use xml::Location;
 
-use crate::http::{HttpClient, range};
+use crate::http::{HttpClient, listing, range};
 use crate::layout::Layout;
 use crate::lease::LockStore;
 use crate::{ByteStream, ClientContext, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest};
+
+/// How names of buckets end that have no order to start in.
+const DIRECTORY_BUCKET: &str = "--x-s3";
 
 /// A [`ReplicaClient`] over one prefix of a bucket.
 ///
@@ -144,7 +147,8 @@ impl ReplicaClient for S3Client {
     }
 
     async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
-        self.api().await?.list_level(&self.layout, level, seek, metadata).await
+        let is_ordered = !self.settings.bucket.ends_with(DIRECTORY_BUCKET);
+        listing::level(&**self.api().await?, &self.layout, level, seek, metadata, is_ordered).await
     }
 
     /// A listing tells when an object was stored; each capture time is a request.
@@ -169,7 +173,7 @@ impl ReplicaClient for S3Client {
     }
 
     async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.api().await?.list_below(self.layout.object_root(), prefix).await
+        listing::below(&**self.api().await?, self.layout.object_root(), prefix).await
     }
 
     async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {

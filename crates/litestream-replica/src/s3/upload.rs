@@ -19,6 +19,8 @@ use http::{Method, StatusCode};
 use super::api::{Answer, Api, COMPLETE, Call, Exchange, Operation, crc32};
 use super::options::MIN_PART_SIZE;
 use super::xml::{self, CreatedUpload, PartReceipt};
+use crate::http::listing::Listing;
+use crate::http::unfinished::Unfinished;
 use crate::layout::{TIMESTAMP_METADATA, format_timestamp};
 use crate::parts::{PartLimits, PartSizes, Piece, Source, holds_same, total};
 use crate::url::setup;
@@ -181,10 +183,10 @@ impl Upload {
             return Err(Error::new(ErrorKind::Transient, format!("s3: upload to {}: no upload id returned", self.key)));
         }
 
-        let guard = AbortGuard { api: self.api.clone(), key: self.key.clone(), upload_id, armed: true };
+        let guard = Unfinished::new(&self.api, ABORT, &self.key, upload_id);
         match self.parts_and_completion(&guard.upload_id, first, source, sizes).await {
             Ok((Outcome::Stored, pieces)) => {
-                guard.disarm();
+                guard.finish();
                 Ok(total(&pieces))
             }
             Ok((_, pieces)) => {
@@ -323,49 +325,6 @@ fn etag(answer: &Answer, key: &str) -> Result<String> {
     let etag = answer.headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
     etag.map(str::to_owned)
         .ok_or_else(|| Error::new(ErrorKind::Transient, format!("s3: upload to {key}: no ETag returned")))
-}
-
-/// Removes the parts of an upload that does not come to its end, even when the
-/// future that made them is dropped.
-struct AbortGuard {
-    api: Arc<Api>,
-    key: String,
-    upload_id: String,
-    armed: bool,
-}
-
-impl AbortGuard {
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-
-    async fn abort(mut self) {
-        self.armed = false;
-        abort(&self.api, &self.key, &self.upload_id).await;
-    }
-}
-
-impl Drop for AbortGuard {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        let (api, key, upload_id) = (self.api.clone(), self.key.clone(), self.upload_id.clone());
-        // Without a runtime the program is ending; the parts stay until the
-        // bucket's lifecycle rules remove them.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { abort(&api, &key, &upload_id).await });
-        }
-    }
-}
-
-async fn abort(api: &Api, key: &str, upload_id: &str) {
-    let mut call = Call::new(ABORT, Method::DELETE, Some(key));
-    call.query.push(("uploadId", upload_id));
-    call.accept = &[StatusCode::NOT_FOUND];
-    if let Err(error) = api.call(&call).await {
-        tracing::warn!(key, %error, "cannot remove the parts of a failed upload, they stay and are charged");
-    }
 }
 
 const PUT: Operation = Operation { store: "s3", name: "put object", permission: "s3:PutObject" };

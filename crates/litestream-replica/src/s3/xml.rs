@@ -9,23 +9,6 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, ErrorKind, Result};
 
-/// A page of `ListObjectsV2`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct ListPage {
-    pub(super) is_truncated: bool,
-    pub(super) next_continuation_token: Option<String>,
-    pub(super) contents: Vec<ListedObject>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct ListedObject {
-    pub(super) key: String,
-    pub(super) last_modified: Option<String>,
-    pub(super) size: Option<u64>,
-}
-
 /// Answer of `DeleteObjects`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -121,6 +104,7 @@ pub(super) fn complete_request(parts: &[PartReceipt]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::listing::ListPage;
 
     #[test]
     fn list_pages_are_read_whatever_is_missing() {

@@ -122,6 +122,31 @@ impl ReplicaUrl {
         }
     }
 
+    /// Fills what these settings leave open from a URL of the same type, each backend
+    /// by its own rules.
+    ///
+    /// # Errors
+    /// [`Setup`](ErrorKind::Setup) when the URL is of another type.
+    pub fn or_from_url(self, url: &str) -> Result<Self> {
+        match (self, Self::parse(url)?) {
+            #[cfg(feature = "s3")]
+            (Self::S3(own), Self::S3(url)) => Ok(Self::S3(own.or_from_url(url))),
+            #[cfg(feature = "abs")]
+            (Self::Abs(own), Self::Abs(url)) => Ok(Self::Abs(own.or_from_url(url))),
+            #[cfg(feature = "gs")]
+            (Self::Gs(own), Self::Gs(url)) => Ok(Self::Gs(own.or_from_url(url))),
+            #[cfg(feature = "webdav")]
+            (Self::WebDav(own), Self::WebDav(url)) => Ok(Self::WebDav(own.or_from_url(url))),
+            #[cfg(feature = "oss")]
+            (Self::Oss(own), Self::Oss(url)) => Ok(Self::Oss(own.or_from_url(url))),
+            #[cfg(feature = "nats")]
+            (Self::Nats(own), Self::Nats(url)) => Ok(Self::Nats(own.or_from_url(url))),
+            #[cfg(feature = "sftp")]
+            (Self::Sftp(own), Self::Sftp(url)) => Ok(Self::Sftp(own.or_from_url(url))),
+            (_, other) => Err(unsupported_type(other.kind())),
+        }
+    }
+
     /// Appends the relative path of a database of a directory replica.
     #[must_use]
     pub fn join(mut self, relative: &str) -> Self {

@@ -61,21 +61,31 @@ impl ReplicaSettings {
         }
         let kind = self.kind()?;
         self.check_place(kind)?;
-        let place = match kind {
-            "file" => self.resolve_file(surroundings),
+        let own = match kind {
+            // Its URL is all there is, or its path.
+            "file" => return self.resolve_file(surroundings).map(|place| self.below(place)),
             "s3" => self.resolve_s3(surroundings),
-            "abs" => self.resolve_abs(),
-            "gs" => self.resolve_gs(),
-            "webdav" => self.resolve_webdav(),
-            "oss" => self.resolve_oss(),
+            "abs" => Ok(self.resolve_abs()),
+            "gs" => Ok(self.resolve_gs()),
+            "webdav" => Ok(self.resolve_webdav()),
+            "oss" => Ok(self.resolve_oss()),
             "sftp" => self.resolve_sftp(surroundings),
             "nats" => self.resolve_nats(),
             other => Err(unsupported_type(other).to_string()),
         }?;
-        Ok(match &self.below {
+        let place = match &self.url {
+            Some(url) => own.or_from_url(url).map_err(|error| error.to_string())?,
+            None => own,
+        };
+        Ok(self.below(place))
+    }
+
+    /// The place of a database that was found in a directory.
+    fn below(&self, place: ReplicaUrl) -> ReplicaUrl {
+        match &self.below {
             Some(below) => place.join(below),
             None => place,
-        })
+        }
     }
 
     /// A URL as the control socket gets it: one of `s3` that names no endpoint has that
@@ -147,7 +157,7 @@ impl ReplicaSettings {
 
 impl ReplicaSettings {
     fn resolve_s3(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
-        let own = S3Options {
+        Ok(ReplicaUrl::S3(S3Options {
             bucket: self.bucket.clone(),
             path: self.path.clone(),
             region: self.region.clone(),
@@ -166,55 +176,35 @@ impl ReplicaSettings {
             sse_customer_key: self.sse_customer_key(surroundings)?,
             sse_customer_key_md5: None,
             sse_kms_key_id: self.sse_kms_key_id.clone(),
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::S3(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::S3(url) => Ok(ReplicaUrl::S3(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        }))
     }
 
-    fn resolve_abs(&self) -> Result<ReplicaUrl, String> {
-        let own = AbsOptions {
+    fn resolve_abs(&self) -> ReplicaUrl {
+        ReplicaUrl::Abs(AbsOptions {
             account_name: self.account_name.clone(),
             account_key: self.account_key.clone(),
             sas_token: self.sas_token.clone(),
             bucket: self.bucket.clone(),
             path: self.path.clone(),
             endpoint: self.endpoint.clone(),
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::Abs(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::Abs(url) => Ok(ReplicaUrl::Abs(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        })
     }
 
-    fn resolve_gs(&self) -> Result<ReplicaUrl, String> {
-        let own = GsOptions { bucket: self.bucket.clone(), path: self.path.clone() };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::Gs(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::Gs(url) => Ok(ReplicaUrl::Gs(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+    fn resolve_gs(&self) -> ReplicaUrl {
+        ReplicaUrl::Gs(GsOptions { bucket: self.bucket.clone(), path: self.path.clone() })
     }
 
-    fn resolve_webdav(&self) -> Result<ReplicaUrl, String> {
-        let own = WebDavOptions {
+    fn resolve_webdav(&self) -> ReplicaUrl {
+        ReplicaUrl::WebDav(WebDavOptions {
             url: self.webdav_url.clone(),
             username: self.webdav_username.clone(),
             password: self.webdav_password.clone(),
             path: self.path.clone(),
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::WebDav(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::WebDav(url) => Ok(ReplicaUrl::WebDav(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        })
     }
 
-    fn resolve_oss(&self) -> Result<ReplicaUrl, String> {
-        let own = OssOptions {
+    fn resolve_oss(&self) -> ReplicaUrl {
+        ReplicaUrl::Oss(OssOptions {
             bucket: self.bucket.clone(),
             path: self.path.clone(),
             region: self.region.clone(),
@@ -223,12 +213,7 @@ impl ReplicaSettings {
             secret_access_key: self.secret_access_key.clone(),
             part_size: self.part_size.filter(|size| *size > 0),
             concurrency: self.concurrency.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0),
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::Oss(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::Oss(url) => Ok(ReplicaUrl::Oss(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        })
     }
 
     fn resolve_nats(&self) -> Result<ReplicaUrl, String> {
@@ -237,7 +222,7 @@ impl ReplicaSettings {
                         bucket of its own"
                 .to_owned());
         }
-        let own = NatsOptions {
+        Ok(ReplicaUrl::Nats(NatsOptions {
             server: None,
             bucket: self.bucket.clone(),
             jwt: self.jwt.clone(),
@@ -254,17 +239,12 @@ impl ReplicaSettings {
             max_reconnects: self.max_reconnects,
             reconnect_wait: self.reconnect_wait.map(GoDuration::to_duration),
             timeout: self.timeout.map(GoDuration::to_duration),
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::Nats(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::Nats(url) => Ok(ReplicaUrl::Nats(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        }))
     }
 
     fn resolve_sftp(&self, surroundings: &Surroundings<'_>) -> Result<ReplicaUrl, String> {
         let key_path = self.key_path.as_deref().filter(|path| !path.is_empty());
-        let own = SftpOptions {
+        Ok(ReplicaUrl::Sftp(SftpOptions {
             host: self.host.clone(),
             user: self.user.clone(),
             password: self.password.clone(),
@@ -274,12 +254,7 @@ impl ReplicaSettings {
                 .transpose()?,
             host_key: self.host_key.clone(),
             concurrent_writes: self.concurrent_writes,
-        };
-        let Some(url) = &self.url else { return Ok(ReplicaUrl::Sftp(own)) };
-        match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
-            ReplicaUrl::Sftp(url) => Ok(ReplicaUrl::Sftp(own.or_from_url(url))),
-            other => Err(unsupported_type(other.kind()).to_string()),
-        }
+        }))
     }
 
     /// The key itself, or what the file holds that is named instead.

@@ -132,7 +132,11 @@ fn with_port(host: &str) -> Result<String> {
     let wrong = || setup(format!("host of an sftp replica is not host or host:port: {shown}"));
     let (name, port) = match host.rsplit_once(':') {
         // An address of the sixth version, alone or in brackets.
-        Some((before, _)) if before.contains(':') && !host.starts_with('[') => return Ok(format!("[{host}]:22")),
+        Some((before, _)) if before.contains(':') && !host.starts_with('[') => {
+            let address = host.split('%').next().unwrap_or_default();
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+            return Ok(format!("[{host}]:22"));
+        }
         Some((name, port)) if !port.ends_with(']') => (name, port),
         _ => (host, "22"),
     };
@@ -205,9 +209,11 @@ mod tests {
         };
         assert_eq!(error("", "u"), "host required for sftp replica");
         assert_eq!(error("h", ""), "user required for sftp replica");
-        for host in ["h:x", "h:0", "h:70000", ":22", "a b", "h/x"] {
+        for host in ["h:x", "h:0", "h:70000", ":22", "a b", "h/x", "me:pw@h:22", "a:b:c"] {
             assert!(error(host, "u").contains("is not host or host:port"), "{host}");
         }
+        assert!(!error("me:pw@h:22", "u").contains("pw"), "a password in the wrong place");
+        assert_eq!(with_port("fe80::1%eth0").unwrap(), "[fe80::1%eth0]:22");
         let shown = format!("{:?}", options("sftp://me:hunter2@h/x"));
         assert!(!shown.contains("hunter2") && shown.contains("me"), "{shown}");
     }

@@ -56,6 +56,9 @@ fn level_0_stays_where_nothing_else_holds_it() {
     let files =
         [file(1, 1, 1, 0), file(0, 2, 2, 0), file(0, 3, 3, 0), file(1, 3, 4, 0), file(0, 4, 4, 0), file(0, 5, 5, 0)];
     assert_eq!(gone(&files, 60, &policy()), ["0:3-3", "0:4-4"], "2 is in no other file");
+    let mut imaged = files.to_vec();
+    imaged.push(file(9, 1, 5, 0));
+    assert_eq!(gone(&imaged, 60, &policy()), ["0:3-3", "0:4-4"], "the newest state does not need 2, its moment does");
 }
 
 /// A server that looks at level 0 alone must find the newest position there.

@@ -88,9 +88,7 @@ pub enum Outcome {
 pub enum Progress {
     /// There is more to do.
     Moved,
-    /// A busy handler waits for a lock; it may wait on or [give up](World::give_up).
-    ///
-    /// [`give up`]: give_up
+    /// A busy handler waits for a lock; it may wait on, or stop with [`give_up`].
     Blocked,
     /// The task has ended.
     Done(Outcome),

@@ -8,9 +8,11 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use litestream::DbOptions;
+use litestream::{DbOptions, Disk, DiskLayer, DiskOp};
 use litestream_testkit::scenario::{self, CheckpointMode};
 use rusqlite::config::DbConfig;
 use support::{Setup, close, count};
@@ -289,8 +291,33 @@ async fn l35_an_interrupted_close_lets_go_of_the_log() {
 async fn a_commit_that_left_under_a_lost_pin_is_missed_by_the_count() {
     let setup = Setup::new();
     let app = setup.application();
-    scenario::commit(&app, 20).unwrap();
+    scenario::commit(&app, 200).unwrap();
     let (store, db) = setup.store_with(DbOptions::new(setup.db()));
+    store.once(false).await.unwrap();
+    let mut other = OtherProcess::start(&setup);
+    app.close().unwrap();
+    other.commit();
+    db.sync().await.unwrap();
+    drop(std::fs::File::open(side_file(&setup, "-shm")).unwrap());
+    // On a page that no later commit touches.
+    assert_eq!(other.run("UPDATE event SET body = randomblob(200) WHERE id = 1"), "[]");
+    assert_eq!(other.run("PRAGMA wal_checkpoint(TRUNCATE)"), "[(0, 0, 0)]", "the pin is gone");
+    other.commit();
+    db.sync().await.unwrap();
+    setup.assert_restores("after a commit that nobody saw");
+    close(&store).await;
+}
+
+/// As above, and the process dies right after the next record of its position. A record
+/// that had followed the log into its new generation before the commits were counted
+/// would be believed at the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_while_a_lost_pin_is_noticed_loses_nothing() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 20).unwrap();
+    let death = Arc::new(DiesAfterRecord::default());
+    let (store, db) = setup.store_with(DbOptions { disk: Disk::behind(death.clone()), ..DbOptions::new(setup.db()) });
     store.once(false).await.unwrap();
     let mut other = OtherProcess::start(&setup);
     app.close().unwrap();
@@ -299,10 +326,34 @@ async fn a_commit_that_left_under_a_lost_pin_is_missed_by_the_count() {
     drop(std::fs::File::open(side_file(&setup, "-shm")).unwrap());
     other.commit();
     assert_eq!(other.run("PRAGMA wal_checkpoint(TRUNCATE)"), "[(0, 0, 0)]", "the pin is gone");
-    other.commit();
-    db.sync().await.unwrap();
-    setup.assert_restores("after a commit that nobody saw");
-    close(&store).await;
+    death.is_near.store(true, Ordering::SeqCst);
+    let _ = db.sync().await;
+    assert!(death.is_here.load(Ordering::SeqCst), "nothing was recorded");
+    drop((store, db));
+    run_once(&setup).await;
+    setup.assert_restores("after the next start");
+}
+
+/// Lets one more record of the position through, and nothing after it.
+#[derive(Default)]
+struct DiesAfterRecord {
+    is_near: AtomicBool,
+    is_here: AtomicBool,
+}
+
+impl DiskLayer for DiesAfterRecord {
+    fn before(&self, op: &DiskOp<'_>) -> std::io::Result<()> {
+        if self.is_here.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("the process is dead"));
+        }
+        if let DiskOp::Write { path, .. } = op
+            && path.ends_with("position")
+            && self.is_near.load(Ordering::SeqCst)
+        {
+            self.is_here.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
 }
 
 /// A program with a connection of its own, driven line by line.

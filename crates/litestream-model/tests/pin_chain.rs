@@ -1,5 +1,7 @@
 //! The pin chain in every state that can be reached within the bounds of each test.
 
+#![allow(clippy::print_stdout, reason = "how much was searched is part of the result")]
+
 use litestream_model::connection::{Mode, Task};
 use litestream_model::daemon::Wish;
 use litestream_model::explore::{Extent, explore, replay};

@@ -5,6 +5,8 @@
 //! the same masks, by the same rules, as `fcntl` does between processes; what only two
 //! processes can show, the loss of `fcntl` locks, is not compared here.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

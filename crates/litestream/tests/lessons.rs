@@ -3,7 +3,7 @@
 //! binary that must equal the live database, unless the point is that nothing is
 //! written at all.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! What a parser may take for an input of so many bytes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use allocation_counter::measure;
 
 /// Bytes a parser may hold at once: `base + per_byte · length`.
@@ -29,7 +31,13 @@ impl Bound {
 /// When `work` panics, and when it takes more memory than `bound` allows.
 pub fn bounded<T>(input_len: usize, bound: Bound, work: impl FnOnce() -> T) -> T {
     let mut result = None;
-    let used = measure(|| result = Some(work()));
+    // A panic must not pass through `measure`, which would stay one level deeper.
+    let used = measure(|| result = Some(catch_unwind(AssertUnwindSafe(work))));
+    let result = match result {
+        Some(Ok(result)) => result,
+        Some(Err(panic)) => resume_unwind(panic),
+        None => unreachable!("measure runs the closure"),
+    };
     let peak = bound.peak(input_len);
     assert!(used.bytes_max <= peak, "{} bytes at once for an input of {input_len}, allowed are {peak}", used.bytes_max);
     let total = peak * TURNOVER;
@@ -38,10 +46,7 @@ pub fn bounded<T>(input_len: usize, bound: Bound, work: impl FnOnce() -> T) -> T
         "{} bytes in all for an input of {input_len}, allowed are {total}",
         used.bytes_total
     );
-    match result {
-        Some(result) => result,
-        None => unreachable!("measure runs the closure"),
-    }
+    result
 }
 
 /// Memory taken from start to end, in units of what may be held at once.
@@ -62,6 +67,13 @@ mod tests {
     #[should_panic(expected = "2001 bytes at once for an input of 500, allowed are 2000")]
     fn too_much_at_once_is_noticed() {
         bounded(500, BOUND, || drop(std::hint::black_box(vec![1_u8; 2001])));
+    }
+
+    #[test]
+    fn panics_pass_through_as_often_as_they_like() {
+        for _ in 0..200 {
+            catch_unwind(|| bounded(0, BOUND, || panic!("as a parser would"))).unwrap_err();
+        }
     }
 
     #[test]

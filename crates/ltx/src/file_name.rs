@@ -19,13 +19,15 @@ impl FileName {
     /// Reads a name; `None` for every other name, which listings skip silently.
     ///
     /// Upper-case digits do not match: upstream ignores such files, so they are
-    /// not part of any replica.
+    /// not part of any replica. Nor are ranges that no header can have (spec: ltx
+    /// §3.2): believed, they would be a hole or an end of the history.
     pub fn parse(name: &str) -> Option<Self> {
         let (min, max) = name.strip_suffix(".ltx")?.split_once('-')?;
         if name.bytes().any(|b| b.is_ascii_uppercase()) {
             return None;
         }
-        Some(Self { min: min.parse().ok()?, max: max.parse().ok()? })
+        let name = Self { min: min.parse().ok()?, max: max.parse().ok()? };
+        (Txid::FIRST <= name.min && name.min <= name.max).then_some(name)
     }
 }
 
@@ -54,6 +56,8 @@ mod tests {
             "2-2.ltx",
             "lock.json",
             "0000000000000002.ltx",
+            "0000000000000000-0000000000000002.ltx",
+            "0000000000000003-0000000000000002.ltx",
         ] {
             assert_eq!(FileName::parse(name), None, "{name}");
         }

@@ -16,6 +16,9 @@ impl Txid {
     /// The first transaction. A file that starts here is a snapshot.
     pub const FIRST: Self = Self(1);
 
+    /// The last ID there is. No database reaches it, but a name may claim it.
+    pub const LAST: Self = Self(u64::MAX);
+
     /// Wraps a raw ID; zero gives [`Txid::NONE`].
     pub const fn new(id: u64) -> Self {
         Self(id)

@@ -1,6 +1,6 @@
 //! The one error of this crate; its kind says what the caller does next.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -8,7 +8,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What failed, on which object, and what to do about it.
 ///
 /// `Display` prints operation and object, with the cause behind `: `, so that
-/// one line tells the whole story. Never contains credentials.
+/// one line tells the whole story. Never contains credentials. A server may have
+/// written part of it: what would move a terminal's cursor is replaced, and the text
+/// ends after some thousand characters.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -123,15 +125,58 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)?;
+        let mut text = Tame { out: f, room: LONGEST };
+        text.write_str(&self.context)?;
         if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+            write!(text, ": {source}")?;
         }
         Ok(())
     }
 }
 
+/// Passes on what a person can read, and not more of it than a person reads.
+struct Tame<'a, 'b> {
+    out: &'a mut fmt::Formatter<'b>,
+    room: usize,
+}
+
+impl fmt::Write for Tame<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match self.room {
+                0 => return Ok(()),
+                1 => self.out.write_char('…')?,
+                _ if character.is_control() && !matches!(character, '\n' | '\t') => self.out.write_char('\u{fffd}')?,
+                _ => self.out.write_char(character)?,
+            }
+            self.room -= 1;
+        }
+        Ok(())
+    }
+}
+
+/// Characters of a message. Ours have some hundred.
+const LONGEST: usize = 4000;
+
 impl std::error::Error for Error {
     // `Display` already prints the whole chain, so reporting `source` as well
     // would print every cause twice.
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_say_stays_short_and_does_not_drive_the_terminal() {
+        let told = format!("\x1b[2Jgone\r{}", "x".repeat(1 << 20));
+        let inner = Error::new(ErrorKind::Setup, told.clone());
+        for error in [Error::new(ErrorKind::Setup, told.clone()), inner.context("list db"), {
+            Error::with_source(ErrorKind::Setup, "list db", std::io::Error::other(told))
+        }] {
+            let text = error.to_string();
+            assert!(text.contains("\u{fffd}[2Jgone\u{fffd}x"), "{}", &text[..40]);
+            assert!(text.ends_with('…') && text.chars().count() == LONGEST, "{}", text.chars().count());
+        }
+    }
 }

@@ -174,6 +174,7 @@ pub fn clean_path(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::Target;
     use ltx::Txid;
 
     use super::*;
@@ -283,5 +284,32 @@ mod tests {
         ] {
             assert_eq!(clean_path(path), clean, "{path:?}");
         }
+    }
+
+    #[test]
+    fn no_key_of_a_listing_leaves_its_level_or_the_replica() {
+        let flat = format!("db/0000/{NAME}");
+        let words = ["..", "../", "/", "\0", "%2e", "\\", ".ltx", "//", "0000000000000000", "ffffffffffffffff"];
+        Target::new("object key", [flat.as_str(), "db/ltx/0/0000000000000002-000000000000000b.ltx"]).words(&words).run(
+            |input| {
+                let Ok(key) = std::str::from_utf8(input) else { return };
+                for layout in [Layout::flat("db"), Layout::nested("db")] {
+                    if let Some(id) = layout.file_of(Level::L0, key) {
+                        assert_eq!(layout.key(id), key, "a key has one spelling");
+                        assert!(id.min <= id.max && !id.min.is_none());
+                    }
+                    if let Ok(full) = layout.object_key(key) {
+                        assert_eq!(clean_path(&full), full, "it stays below the root");
+                        assert!(full.starts_with("db/"));
+                    }
+                }
+                let clean = clean_path(key);
+                assert_eq!(clean_path(&clean), clean);
+                assert!(clean.len() <= key.len().max(1));
+                if let Some(time) = parse_timestamp(key) {
+                    assert!(parse_timestamp(&format_timestamp(time)).is_some());
+                }
+            },
+        );
     }
 }

@@ -35,6 +35,8 @@ pub mod http;
 pub mod layout;
 pub mod lease;
 mod level;
+#[cfg(any(feature = "http", feature = "nats", feature = "sftp"))]
+mod listing;
 pub mod metered;
 mod moment;
 #[cfg(feature = "nats")]
@@ -65,4 +67,4 @@ pub use level::Level;
 pub use plan::{Inventory, Plan, Target};
 pub use points::{Hole, RestorePoint};
 pub use restore::{OutputPolicy, Progress, RestoreOptions, Restored, restore};
-pub use url::{ClientContext, ReplicaUrl, is_replica_url};
+pub use url::{ClientContext, ReplicaUrl, is_replica_url, scheme_required};

@@ -92,7 +92,8 @@ impl Plan {
 
     /// Bytes all files hold in the store.
     pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        // Sizes are the store's word.
+        self.files.iter().fold(0, |total, file| total.saturating_add(file.size))
     }
 
     /// Refuses files too short for an LTX header, before anything is fetched.

@@ -288,10 +288,9 @@ pub(crate) struct SplitUrl {
 impl SplitUrl {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = split_scheme(text) else {
-            // Whoever forgot the scheme may have written a password.
-            let shown = text.rsplit_once('@').map_or(text, |(_, place)| place);
-            return Err(setup(format!("replica url scheme required: {shown}")));
+            return Err(setup(scheme_required(text)));
         };
+        check_user_info(rest)?;
         let (rest, fragment) = match rest.split_once('#') {
             Some((rest, fragment)) => (rest, Some(fragment.to_owned())),
             None => (rest, None),
@@ -357,6 +356,29 @@ impl SplitUrl {
         let (_, value) = self.query.iter().find(|(key, _)| names.contains(&key.as_str()))?;
         Some(value)
     }
+}
+
+/// The text for what is no replica URL, in upstream's words.
+pub fn scheme_required(text: &str) -> String {
+    // With a slip of the pen in it, what stands before `@` may still be a password.
+    let shown = match text.rsplit_once('@') {
+        Some((_, after)) => format!("…@{after}"),
+        None => text.to_owned(),
+    };
+    format!("replica url scheme required: {shown}")
+}
+
+/// Refuses a password whose `/`, `?` or `#` was not escaped: its beginning would be
+/// taken for the host and shown as one.
+fn check_user_info(rest: &str) -> Result<()> {
+    let Some(rest) = rest.strip_prefix("//") else { return Ok(()) };
+    let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    let is_address = port.bytes().all(|digit| digit.is_ascii_digit()) || host.ends_with(']');
+    if is_address || host.contains('@') || host.starts_with("arn:") || !behind.contains('@') {
+        return Ok(());
+    }
+    Err(setup("user name and password in a replica url must be percent-encoded: one of them has a '/', '?' or '#'"))
 }
 
 /// `user[:password]` in its parts, escapes resolved. The error is silent, because
@@ -518,7 +540,9 @@ mod tests {
             ("mybucket/path", "replica url scheme required: mybucket/path"),
             ("localhost:9000/x", "replica url scheme required: localhost:9000/x"),
             ("", "replica url scheme required: "),
-            ("me:secret@host/x", "replica url scheme required: host/x"),
+            ("me:secret@host/x", "replica url scheme required: …@host/x"),
+            ("sftp:/user:hunter2@host/db", "replica url scheme required: …@host/db"),
+            ("user:hunter2@host/db", "replica url scheme required: …@host/db"),
             ("http://x/y", "unknown replica type in config: \"http\""),
             ("gcs://b/p", "unknown replica type in config: \"gcs\""),
             ("file:", "file replica path required"),
@@ -563,5 +587,51 @@ mod tests {
         assert_eq!(url.query(&["a"]), Some("1/2 3"));
         assert_eq!(url.query(&["bad"]), None);
         assert_eq!(url.query(&["missing", "empty"]), Some(""));
+    }
+
+    #[test]
+    fn passwords_that_were_not_escaped_are_not_taken_for_a_host() {
+        for url in ["sftp://user:hun/ter2@host/db", "nats://user:hun?ter2@h/b", "webdavs://user:hun#ter2@h/db"] {
+            let error = ReplicaUrl::parse(url).unwrap_err().to_string();
+            assert!(error.contains("percent-encoded") && !error.contains("hun"), "{error}");
+        }
+        for url in ["sftp://u@host:22/a@b", "s3://bucket/a@b", "webdav://[::1]:80/a@b", "gs://bucket/x:y@z"] {
+            ReplicaUrl::parse(url).unwrap();
+        }
+    }
+
+    /// A URL may hold a password anywhere; whatever is wrong with it, the message
+    /// does not repeat what stands before the `@`.
+    #[test]
+    fn no_url_crashes_and_no_error_repeats_the_password() {
+        let urls = [
+            "s3://bucket.s3.eu-west-1.amazonaws.com/db?endpoint=http://h:9000&region=eu&forcePathStyle=true",
+            "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/ap/db",
+            "abs://account@container/db?x=1",
+            "gs://bucket/db",
+            "oss://bucket.oss-cn-hangzhou.aliyuncs.com/db",
+            "nats://user:hunter2@host:4222/bucket",
+            "sftp://user:hunter2@host:22/db?key-path=/k",
+            "webdavs://user:hunter2@host:443/db",
+            "file:///var/db",
+        ];
+        let words =
+            ["://", "@", ":", "?", "&", "=", "%", "%00", "%zz", "..", "[::1]", "#", "host:99999", "\\", "é", "//"];
+        let target = litestream_fuzz::Target::new("replica url", urls).words(&words).cases(1000);
+        target.run(|input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let bound = litestream_fuzz::Bound { base: 64 << 10, per_byte: 64 };
+            let parsed = litestream_fuzz::bounded(input.len(), bound, || ReplicaUrl::parse(text));
+            // In a path or a parameter it is no password.
+            let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+            let user_info = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+            let is_password = user_info.is_some_and(|user| user.contains(":hunter2"));
+            match parsed {
+                Err(error) if is_password => assert!(!error.to_string().contains("hunter2"), "{error}"),
+                Err(_) => {}
+                Ok(url) if is_password => assert!(!format!("{url:?}").contains("hunter2"), "{url:?}"),
+                Ok(url) => assert_eq!(ReplicaUrl::parse(text).unwrap().kind(), url.kind()),
+            }
+        });
     }
 }

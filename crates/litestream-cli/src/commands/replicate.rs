@@ -163,7 +163,7 @@ fn load(arguments: &Arguments, surroundings: &Surroundings<'_>) -> anyhow::Resul
     }
     let [url] = urls else { return fail("multiple replicas on a single database are no longer supported") };
     if !is_replica_url(url) && !url.starts_with("file:") {
-        return fail(format!("replica url scheme required: {}", without_credentials(url)));
+        return fail(litestream_replica::scheme_required(url));
     }
     let path = surroundings.absolute(path)?;
     let mut config = config::from_command_line(path, url);

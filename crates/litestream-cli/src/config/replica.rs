@@ -124,7 +124,7 @@ impl ReplicaSettings {
         let Some(url) = &self.url else { return Ok(()) };
         // A bucket's name in the wrong key must not become a local directory.
         if kind != "file" && !litestream_replica::is_replica_url(url) {
-            return Err(format!("replica url scheme required: {}", without_credentials(url)));
+            return Err(litestream_replica::scheme_required(url));
         }
         let conflict = |key: &str| Err(format!("cannot specify url & {key} for {kind} replica"));
         if self.path.is_some() && kind != "nats" {
@@ -142,7 +142,7 @@ impl ReplicaSettings {
         let path = match (&self.url, &self.path) {
             // The library takes a bare path for a file replica; here it is more
             // likely a `path` in the wrong key.
-            (Some(url), _) if url.starts_with('/') => return Err(format!("replica url scheme required: {url}")),
+            (Some(url), _) if url.starts_with('/') => return Err(litestream_replica::scheme_required(url)),
             (Some(url), _) => match ReplicaUrl::parse(url).map_err(|error| error.to_string())? {
                 ReplicaUrl::File(options) => options.path.to_string_lossy().into_owned(),
                 other => return Err(unsupported_type(other.kind()).to_string()),

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::api::{Answer, Api, Call, Exchange, Operation};
 use crate::http::parse_http_date;
 use crate::layout::{Layout, parse_timestamp};
+use crate::listing::Pages;
 use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
 
 impl Api {
@@ -62,6 +63,7 @@ impl Api {
     pub(super) async fn list_blobs(&self, prefix: &str) -> Result<Vec<Blob>> {
         let mut blobs = Vec::new();
         let mut marker = String::new();
+        let mut pages = Pages::default();
         let mut seen = HashSet::new();
         loop {
             let mut call = Call::new(LIST, Method::GET, None);
@@ -76,6 +78,7 @@ impl Api {
             }
             let Answer { body, .. } = self.call(&call).await.map_err(|e| e.context(format!("list {prefix}")))?;
             let page = parse(&body)?;
+            pages.add(page.blobs.blob.len(), || format!("abs: list {prefix}"))?;
             blobs.extend(page.blobs.blob.into_iter().map(Blob::from).filter(|blob| blob.name.starts_with(prefix)));
             if page.next_marker.is_empty() {
                 return Ok(blobs);
@@ -187,6 +190,8 @@ const LIST: Operation = Operation { store: "abs", name: "list blobs", permission
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     #[test]
@@ -217,6 +222,47 @@ mod tests {
     fn what_is_no_listing_is_an_error() {
         for body in [b"".as_slice(), b"<EnumerationResults><Blobs>", b"\xff\xfe", b"not found"] {
             assert!(parse(body).is_err(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn no_answer_crashes_or_expands() {
+        let listed = "<EnumerationResults><Blobs><Blob><Name>a&amp;b</Name><Properties><Creation-Time>Sun, 22 Nov 2026 10:16:12 GMT\
+            </Creation-Time><Content-Length>12</Content-Length></Properties><Metadata><litestreamtimestamp>2020-01-02T03:04:05Z\
+            </litestreamtimestamp></Metadata></Blob><Blob><Name Encoded=\"true\">a%EF%BF%BE</Name><Metadata/></Blob></Blobs>\
+            <NextMarker>m</NextMarker></EnumerationResults>";
+        let words = [
+            "<!DOCTYPE x [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]>",
+            "&b;",
+            "&#0;",
+            "&#x10ffff;",
+            "<![CDATA[",
+            "]]>",
+            "<!--",
+            "<?xml",
+            "<a>",
+            "</a>",
+            "<Contents>",
+            "</Contents>",
+            "<Key>",
+            "xsi:nil=\"true\"",
+            "18446744073709551616",
+            "-1",
+            "<Blob>",
+            "</Blob>",
+            "<Blobs>",
+            "Encoded=\"true\"",
+        ];
+        Target::new("abs answer", [listed]).words(&words).run(|input| {
+            let bound = Bound { base: 64 << 10, per_byte: 80 };
+            if let Ok(page) = bounded(input.len(), bound, || parse(input)) {
+                let names = page.blobs.blob.into_iter().map(|listed| Blob::from(listed).name.len());
+                assert!(names.sum::<usize>() <= 3 * input.len(), "nothing expands");
+            }
+        });
+        for tag in ["<Blob>", "<Blobs><Blob>", "<x>", "<Metadata>"] {
+            let nested = format!("<EnumerationResults>{}", tag.repeat(1 << 20));
+            assert!(parse(nested.as_bytes()).is_err(), "{tag}");
         }
     }
 }

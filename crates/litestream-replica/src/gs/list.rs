@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::api::{Answer, Api, Call, Exchange, Operation};
 use crate::layout::{Layout, TIMESTAMP_METADATA, parse_timestamp};
+use crate::listing::Pages;
 use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
 
 impl Api {
@@ -58,6 +59,7 @@ impl Api {
     async fn list_items(&self, prefix: &str, start: Option<&str>) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut token = String::new();
+        let mut pages = Pages::default();
         let mut seen = HashSet::new();
         loop {
             let mut call = Call::new(LIST, Method::GET, None);
@@ -72,6 +74,7 @@ impl Api {
             let page: Page = serde_json::from_slice(&body).map_err(|e| {
                 Error::new(ErrorKind::Transient, format!("gs: answer to {} is malformed: {e}", LIST.name))
             })?;
+            pages.add(page.items.len(), || format!("gs: list {prefix}"))?;
             items.extend(page.items.into_iter().filter(|item| item.name.starts_with(prefix)));
             if page.next_page_token.is_empty() {
                 return Ok(items);
@@ -126,3 +129,39 @@ impl Item {
 
 const LIST: Operation = Operation { store: "gs", name: "list objects", permission: "storage.objects.list" };
 const FIELDS: &str = "nextPageToken,items(name,size,timeCreated,updated,metadata)";
+
+#[cfg(test)]
+mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
+    use super::*;
+
+    #[test]
+    fn no_answer_crashes_or_takes_memory_beyond_its_length() {
+        let listed = r#"{"kind":"storage#objects","nextPageToken":"t","items":[{"name":"db/ltx/0/x","size":"12",
+            "timeCreated":"2026-11-22T10:16:12.5Z","updated":"2026-11-22T10:16:12Z",
+            "metadata":{"litestream-timestamp":"2020-01-02T03:04:05Z"}},{"name":"y"}]}"#;
+        let words = [
+            "{",
+            "[",
+            "{\"items\":[",
+            "{},",
+            "\"size\":\"-1\",",
+            "\"18446744073709551616\"",
+            "null",
+            "\\ud800",
+            "1e999",
+        ];
+        Target::new("gs answer", [listed]).words(&words).run(|input| {
+            // `{},` becomes a row of two hundred bytes.
+            let bound = Bound { base: 64 << 10, per_byte: 260 };
+            let Ok(page) = bounded(input.len(), bound, || serde_json::from_slice::<Page>(input)) else { return };
+            for item in page.items {
+                let _ = (item.size(), item.created(), item.modified());
+            }
+        });
+        for open in ["[", "{\"a\":", "{\"items\":[{\"metadata\":"] {
+            assert!(serde_json::from_slice::<Page>(open.repeat(1 << 19).as_bytes()).is_err(), "{open}");
+        }
+    }
+}

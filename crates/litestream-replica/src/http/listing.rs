@@ -14,6 +14,7 @@ use ltx::Txid;
 use serde::Deserialize;
 
 use crate::layout::{Layout, parse_timestamp};
+use crate::listing::Pages;
 use crate::{Error, ErrorKind, FileInfo, Level, ObjectInfo, Result};
 
 /// A page. Whatever is missing is no worse than an error.
@@ -137,6 +138,7 @@ pub(crate) async fn keys<L: Listing>(
     mut visit: impl FnMut(ListedObject) + Send,
 ) -> Result<()> {
     let mut token: Option<String> = None;
+    let mut pages = Pages::default();
     let mut seen = HashSet::new();
     loop {
         let begin = match (&token, start_after) {
@@ -145,6 +147,7 @@ pub(crate) async fn keys<L: Listing>(
             (None, None) => Begin::AtTheStart,
         };
         let page = store.page(prefix, begin).await?;
+        pages.add(page.contents.len(), || format!("{}: list {prefix}", L::STORE))?;
         page.contents.into_iter().for_each(&mut visit);
         if !page.is_truncated {
             return Ok(());

@@ -373,4 +373,19 @@ mod tests {
         let cgi = |name: &str| matches!(name, "REQUEST_METHOD" | "HTTP_PROXY").then(|| "x".to_owned());
         assert_eq!(HttpOptions::from_env(&cgi).proxy.http, None);
     }
+
+    #[test]
+    fn no_header_of_a_hostile_server_crashes() {
+        let words = ["GMT", "+9999", "-0000", "99999999999999999999", "Sun,", "31 Feb", "-9999", "23:59:60", "\t", "é"];
+        let samples = ["Sun, 06 Nov 1994 08:49:37 GMT", "7", "2026-11-22T10:16:12Z"];
+        litestream_fuzz::Target::new("http date", samples).words(&words).cases(1000).run(|input| {
+            let text = String::from_utf8_lossy(input);
+            let _ = parse_http_date(&text);
+            let Ok(value) = HeaderValue::from_bytes(input) else { return };
+            for other in [HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"), value.clone()] {
+                let headers = http::HeaderMap::from_iter([(header::RETRY_AFTER, value.clone()), (header::DATE, other)]);
+                let _ = retry_after(&headers);
+            }
+        });
+    }
 }

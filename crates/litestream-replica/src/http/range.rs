@@ -23,7 +23,8 @@ pub(crate) fn cut(response: http::Response<ResponseBody>, offset: u64, len: u64,
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         return Ok(Box::pin(futures_util::stream::empty()));
     }
-    let skip = first_byte_to_skip(&response, offset).map_err(|e| e.context(what.clone()))?;
+    let skip =
+        first_byte_to_skip(response.status(), response.headers(), offset).map_err(|e| e.context(what.clone()))?;
     let take = if len == 0 { u64::MAX } else { len };
     Ok(Box::pin(response.into_body().into_stream(skip, take).map_err(move |e| e.context(what.clone()))))
 }
@@ -36,8 +37,8 @@ pub(crate) fn cut(response: http::Response<ResponseBody>, offset: u64, len: u64,
 ///
 /// # Errors
 /// When another range was sent: its bytes under our offsets would be silent damage.
-fn first_byte_to_skip(response: &http::Response<ResponseBody>, offset: u64) -> Result<u64> {
-    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+fn first_byte_to_skip(status: StatusCode, headers: &http::HeaderMap, offset: u64) -> Result<u64> {
+    let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let start: Option<u64> =
         range.and_then(|range| range.trim().strip_prefix("bytes")?.trim().split('-').next()?.parse().ok());
     match start {
@@ -45,7 +46,37 @@ fn first_byte_to_skip(response: &http::Response<ResponseBody>, offset: u64) -> R
         Some(start) => {
             Err(Error::new(ErrorKind::Transient, format!("asked for bytes from {offset}, got them from {start}")))
         }
-        None if response.status() == StatusCode::PARTIAL_CONTENT => Ok(0),
+        None if status == StatusCode::PARTIAL_CONTENT => Ok(0),
         None => Ok(offset),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use litestream_fuzz::Target;
+
+    use super::*;
+
+    /// What a hostile `Content-Range` says is an error or the range asked for.
+    #[test]
+    fn no_content_range_moves_bytes_to_another_offset() {
+        let words = ["bytes", "bytes ", "-", "*", "/", "18446744073709551615", "18446744073709551616", " ", "=", "100"];
+        Target::new("content-range", ["bytes 100-199/1000", "bytes */1000"]).words(&words).run(|input| {
+            let Ok(value) = http::HeaderValue::from_bytes(input) else { return };
+            let headers = http::HeaderMap::from_iter([(header::CONTENT_RANGE, value.clone())]);
+            for offset in [0, 100, u64::MAX] {
+                for status in [StatusCode::OK, StatusCode::PARTIAL_CONTENT] {
+                    let text = value.to_str().unwrap_or_default().to_owned();
+                    match first_byte_to_skip(status, &headers, offset) {
+                        Ok(0) if status == StatusCode::OK && offset > 0 => {
+                            assert!(text.contains(&offset.to_string()), "{text:?} gives bytes from {offset}");
+                        }
+                        Ok(skip) => assert!(skip == 0 || skip == offset, "{text:?} skips {skip}"),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Transient),
+                    }
+                }
+            }
+        });
+        assert_eq!(header_value(u64::MAX, 5).unwrap(), format!("bytes={}-{}", u64::MAX, u64::MAX - 1));
     }
 }

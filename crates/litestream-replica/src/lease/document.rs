@@ -52,6 +52,8 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     fn lease(owner: &str) -> Lease {
@@ -90,5 +92,30 @@ mod tests {
         ] {
             assert_eq!(Lease::parse(body.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt, "{body}");
         }
+    }
+
+    #[test]
+    fn no_document_crashes_or_takes_memory_beyond_its_length() {
+        let document = lease("db1:4711").to_json().to_vec();
+        let words = [
+            "{",
+            "[",
+            "\"generation\":18446744073709551616,",
+            "\"generation\":-1,",
+            "1e999",
+            "\\u0000",
+            "\"\\ud800\"",
+            "null,",
+        ];
+        Target::new("lease", [document]).words(&words).run(|input| {
+            // An empty value of two bytes becomes one of some thirty, in a vector
+            // that doubles.
+            let read = bounded(input.len(), Bound { base: 64 << 10, per_byte: 80 }, || Lease::parse(input));
+            if let Ok(lease) = read {
+                assert_eq!(Lease::parse(&lease.to_json()).unwrap(), lease, "what is read is written the same");
+            }
+        });
+        assert!(Lease::parse("[".repeat(1 << 20).as_bytes()).is_err());
+        assert!(Lease::parse("{\"a\":".repeat(1 << 20).as_bytes()).is_err());
     }
 }

@@ -202,4 +202,16 @@ mod tests {
             assert_eq!(Place::parse(reply), None, "{reply}");
         }
     }
+
+    #[test]
+    fn no_reply_subject_crashes() {
+        let words = [".", "..", "18446744073709551616", "-1", "99999999999999999999999999999999999999", "$JS.ACK."];
+        let subjects =
+            ["$JS.ACK.OBJ_b.name.1.44.3.1795342572274000001.7", "$JS.ACK.h.A.OBJ_b.n.1.44.3.1795342572274000001.7.r"];
+        litestream_fuzz::Target::new("nats reply subject", subjects).words(&words).run(|input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let bound = litestream_fuzz::Bound { base: 1024, per_byte: 64 };
+            let _ = litestream_fuzz::bounded(input.len(), bound, || Place::parse(text));
+        });
+    }
 }

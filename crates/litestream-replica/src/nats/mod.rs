@@ -37,6 +37,7 @@ pub(crate) use options::parse_url;
 use sweep::Sweeps;
 
 use crate::layout::{Layout, check_object_key};
+use crate::listing::Pages;
 use crate::parts::deleted;
 use crate::retry::RetryPolicy;
 use crate::{
@@ -203,6 +204,7 @@ impl Api {
         let session = self.link.session().await?;
         let mut consumer = Consumer::create(self, &session, &self.bucket.all_meta(), Start::LastPerSubject).await?;
         let mut objects = Vec::new();
+        let mut pages = Pages::default();
         let mut left = consumer.found;
         let mut awaited = 0;
         while left > 0 {
@@ -212,10 +214,12 @@ impl Api {
             }
             let Some(delivery) = consumer.next().await? else {
                 // What was counted may be replaced or deleted before it is sent.
+                pages.add(0, || "nats: list".to_owned())?;
                 awaited = 0;
                 left = consumer.pending().await?;
                 continue;
             };
+            pages.add(1, || "nats: list".to_owned())?;
             (left, awaited) = (delivery.pending, awaited - 1);
             match serde_json::from_slice::<Meta>(&delivery.payload) {
                 Ok(meta) => objects.push(Described { meta, time: delivery.time, sequence: delivery.sequence }),
@@ -232,7 +236,7 @@ impl Api {
     async fn remove(self: &Arc<Self>, object: &str) -> Result<()> {
         let session = self.link.session().await?;
         let Some((meta, seq)) = self.meta(&session, object).await? else { return Ok(()) };
-        self.purge(&session, &self.bucket.meta(object), Some(seq + 1)).await?;
+        self.purge(&session, &self.bucket.meta(object), Some(seq.saturating_add(1))).await?;
         if !meta.deleted && !meta.nuid.is_empty() {
             self.purge(&session, &self.bucket.chunks(&meta.nuid), None).await?;
         }

@@ -152,6 +152,8 @@ const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     /// Recorded from the released upstream binary.
@@ -213,5 +215,21 @@ mod tests {
         assert_eq!((bucket.chunks("N"), bucket.stream()), ("$O.b.C.N".into(), "OBJ_b".into()));
         assert_eq!(new_nuid().len(), 22);
         assert_ne!(new_nuid(), new_nuid());
+    }
+
+    #[test]
+    fn no_description_crashes_or_promises_what_cannot_be() {
+        let words =
+            ["{", "[", "18446744073709551615", "-1", "\"Litestream-Chunk-Size\":[\"1\"]", "\"chunks\":0", "null"];
+        Target::new("nats description", [UPSTREAM]).words(&words).run(|input| {
+            let bound = Bound { base: 64 << 10, per_byte: 80 };
+            let Ok(meta) = bounded(input.len(), bound, || serde_json::from_slice::<Meta>(input)) else { return };
+            let _ = (meta.timestamp(), meta.holds(1, "SHA-256="));
+            if let Some(size) = meta.chunk_size() {
+                assert!(size > 0 && meta.size.div_ceil(size) == meta.chunks);
+            }
+            let again = serde_json::to_vec(&meta).unwrap();
+            assert_eq!(serde_json::to_vec(&serde_json::from_slice::<Meta>(&again).unwrap()).unwrap(), again);
+        });
     }
 }

@@ -89,7 +89,7 @@ impl Api {
         let consumer = self.position(&session, &meta, seq, needed).await?;
         // Another writer's messages may stand in between, so that the estimate was
         // too low; chunks before the first one are dropped as they come.
-        let surplus = consumer.found - needed;
+        let surplus = consumer.found.saturating_sub(needed);
         Ok(Reader {
             api: self.clone(),
             session,
@@ -97,7 +97,7 @@ impl Api {
             range,
             digest,
             surplus,
-            unasked: surplus + wanted,
+            unasked: surplus.saturating_add(wanted),
             awaited: 0,
             consumer,
         })
@@ -176,6 +176,11 @@ struct Reader {
 }
 
 impl Reader {
+    /// How many of the object's chunks have come.
+    fn received(&self) -> u64 {
+        self.meta.chunks.saturating_sub(self.unasked.saturating_add(self.awaited))
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.range.left == 0 {
@@ -191,10 +196,7 @@ impl Reader {
                 return Err(corrupt(&self.meta, "its chunks are shorter than its size"));
             }
             let Some(delivery) = self.consumer.next().await? else {
-                return Err(self
-                    .api
-                    .missing(&self.session, &self.meta, self.meta.chunks - self.unasked - self.awaited)
-                    .await);
+                return Err(self.api.missing(&self.session, &self.meta, self.received()).await);
             };
             self.awaited -= 1;
             if self.surplus > 0 {

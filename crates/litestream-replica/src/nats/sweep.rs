@@ -72,7 +72,7 @@ impl Api {
         }
         for object in objects.iter().filter(|o| o.meta.deleted && o.time < before) {
             // Somebody may write the name again meanwhile: that message is newer.
-            self.purge(&session, &self.bucket.meta(&object.meta.name), Some(object.sequence + 1)).await?;
+            self.purge(&session, &self.bucket.meta(&object.meta.name), Some(object.sequence.saturating_add(1))).await?;
             markers += 1;
         }
         Ok((uploads, markers))

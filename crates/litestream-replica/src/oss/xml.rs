@@ -77,6 +77,8 @@ pub(super) fn complete_request(parts: &[PartReceipt]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
     use crate::http::listing::ListPage;
 
@@ -101,5 +103,41 @@ mod tests {
     fn keys_are_escaped() {
         let xml = delete_request(&["a<b>&\"c".to_owned()]);
         assert!(xml.contains("<Key>a&lt;b&gt;&amp;&quot;c</Key>"), "{xml}");
+    }
+
+    #[test]
+    fn no_answer_crashes_or_expands() {
+        let listed = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+            <NextContinuationToken>t=</NextContinuationToken><Contents><Key>a%26b%2F+y</Key><Size>12</Size></Contents>\
+            <Contents><Key>c</Key></Contents></ListBucketResult>";
+        let words = [
+            "<!DOCTYPE x [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]>",
+            "&b;",
+            "&#0;",
+            "&#x10ffff;",
+            "<![CDATA[",
+            "]]>",
+            "<!--",
+            "<?xml",
+            "<a>",
+            "</a>",
+            "<Contents>",
+            "</Contents>",
+            "<Key>",
+            "xsi:nil=\"true\"",
+            "18446744073709551616",
+            "-1",
+            "%",
+            "%2e%2e%2f",
+            "%00",
+        ];
+        Target::new("oss answer", [listed]).words(&words).run(|input| {
+            let bound = Bound { base: 64 << 10, per_byte: 40 };
+            let Ok(page) = bounded(input.len(), bound, || parse::<ListPage>(input, "list")) else { return };
+            for object in page.contents {
+                // What is no text becomes one sign of three bytes.
+                assert!(decoded(&page.encoding_type, object.key.clone()).len() <= 3 * object.key.len());
+            }
+        });
     }
 }

@@ -173,6 +173,8 @@ const RECORD_LEN: usize = 14 * 8;
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     fn sample(number: u64) -> (Key, Finished) {
@@ -224,5 +226,23 @@ mod tests {
         assert_eq!(Journal::open(&path, true).found_count(), 1);
         assert_eq!(Journal::open(&path, false).found_count(), 0);
         assert_eq!(Journal::open(&path, true).found_count(), 0);
+    }
+
+    #[test]
+    fn no_journal_crashes_or_is_believed_without_its_checksum() {
+        let mut sound = MAGIC.to_vec();
+        for number in 0..3 {
+            let (key, finished) = sample(number);
+            sound.extend(record(&key, &finished));
+        }
+        Target::new("restore journal", [sound]).run(|input| {
+            let bound = Bound { base: 4096, per_byte: 10 };
+            let (found, valid_len) = bounded(input.len(), bound, || records(input));
+            assert!(valid_len <= input.len() && found.len() <= valid_len / RECORD_LEN);
+            for (key, finished) in found {
+                let record = record(&key, &finished);
+                assert!(input.windows(RECORD_LEN).any(|bytes| bytes == record), "a record is one that was written");
+            }
+        });
     }
 }

@@ -64,7 +64,7 @@ impl Source {
         if offset >= self.resident_offset {
             return Ok(self.resident(offset, end - offset).unwrap_or_default());
         }
-        let end = end.min(self.resident_offset).min(offset + WINDOW_LEN);
+        let end = end.min(self.resident_offset).min(offset.saturating_add(WINDOW_LEN));
         fetcher.read(&self.info, offset, end - offset).await
     }
 }

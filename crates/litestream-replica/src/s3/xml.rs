@@ -103,6 +103,8 @@ pub(super) fn complete_request(parts: &[PartReceipt]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
     use crate::http::listing::ListPage;
 
@@ -148,5 +150,75 @@ mod tests {
     fn keys_are_escaped() {
         let xml = delete_request(&["a<b>&\"c".to_owned()], false);
         assert!(xml.contains("<Key>a&lt;b&gt;&amp;&quot;c</Key>"), "{xml}");
+    }
+
+    const LISTED: &str = "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>b</Name><IsTruncated>true</IsTruncated>\
+        <NextContinuationToken>t</NextContinuationToken><Contents><Key>a&amp;b</Key><LastModified>2026-11-22T10:16:12Z\
+        </LastModified><Size>12</Size></Contents><Contents><Key>c</Key></Contents></ListBucketResult>";
+    const ANSWERS: [&str; 5] = [
+        "<DeleteResult><Error><Key>k</Key><Code>AccessDenied</Code><Message>m</Message></Error></DeleteResult>",
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+        "<CompleteMultipartUploadResult><ETag>&quot;e&quot;</ETag></CompleteMultipartUploadResult>",
+        "<Error><Code>NoSuchKey</Code><Message>m</Message><RequestId>r</RequestId><Region>eu</Region></Error>",
+        "<LocationConstraint xmlns=\"x\">eu-west-3</LocationConstraint>",
+    ];
+
+    /// An empty element of eleven bytes becomes a row of some sixty, in a vector
+    /// that doubles.
+    const BOUND: Bound = Bound { base: 64 << 10, per_byte: 40 };
+
+    fn body(input: &[u8]) {
+        let page = bounded(input.len(), BOUND, || parse::<ListPage>(input, "list"));
+        if let Ok(page) = page {
+            let held: usize = page.contents.iter().map(|object| object.key.len()).sum();
+            assert!(held <= input.len(), "nothing expands");
+        }
+        bounded(input.len(), BOUND, || {
+            let _ = parse::<DeleteAnswer>(input, "delete");
+            let _ = parse::<CreatedUpload>(input, "create");
+            let _ = parse::<CompletedUpload>(input, "complete");
+            let _ = parse::<ErrorBody>(input, "error");
+            let _ = parse::<Location>(input, "location");
+        });
+    }
+
+    #[test]
+    fn no_answer_crashes_or_expands() {
+        let words = [
+            "<!DOCTYPE x [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]>",
+            "&b;",
+            "&#0;",
+            "&#x10ffff;",
+            "<![CDATA[",
+            "]]>",
+            "<!--",
+            "<?xml",
+            "<a>",
+            "</a>",
+            "<Contents>",
+            "</Contents>",
+            "<Key>",
+            "xsi:nil=\"true\"",
+            "18446744073709551616",
+            "-1",
+        ];
+        Target::new("s3 answer", ANSWERS.into_iter().chain([LISTED])).words(&words).run(body);
+    }
+
+    #[test]
+    fn a_million_nested_elements_are_one_error() {
+        for tag in ["<a>", "<Contents>", "<Key>", "<Error>", "<Contents><Key>"] {
+            let nested = format!("<ListBucketResult>{}", tag.repeat(1 << 20));
+            assert!(parse::<ListPage>(nested.as_bytes(), "list").is_err(), "{tag}");
+            body(nested.as_bytes());
+        }
+    }
+
+    #[test]
+    fn entities_of_a_document_are_not_resolved() {
+        let bomb = "<!DOCTYPE x [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;\">]><ListBucketResult><Contents><Key>&b;</Key></Contents></ListBucketResult>";
+        assert!(parse::<ListPage>(bomb.as_bytes(), "list").is_err());
+        let file = "<!DOCTYPE x [<!ENTITY a SYSTEM \"file:///etc/hostname\">]><Error><Code>&a;</Code></Error>";
+        assert!(parse::<ErrorBody>(file.as_bytes(), "error").is_err());
     }
 }

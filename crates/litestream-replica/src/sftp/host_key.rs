@@ -132,4 +132,16 @@ mod tests {
         open.check("h:22", &parse(OTHER).unwrap()).unwrap();
         assert_eq!(open.algorithms(), None);
     }
+
+    #[test]
+    fn no_line_crashes_and_what_is_read_is_one_key() {
+        let words = ["ssh-ed25519 ", "ssh-rsa ", "AAAA", "ecdsa-sha2-nistp256 ", " ", "\n", "//////////", "="];
+        litestream_fuzz::Target::new("host key", [KEY, OTHER]).words(&words).run(|input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let bound = litestream_fuzz::Bound { base: 64 << 10, per_byte: 200 };
+            if let Ok(key) = litestream_fuzz::bounded(input.len(), bound, || parse(text)) {
+                assert_eq!(line(&parse(&line(&key)).unwrap()), line(&key));
+            }
+        });
+    }
 }

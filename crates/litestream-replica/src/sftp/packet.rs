@@ -270,6 +270,8 @@ const MAX_LEN: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     fn framed(content: &[u8]) -> BytesMut {
@@ -331,5 +333,51 @@ mod tests {
         let bytes = request.encode(7);
         assert_eq!(bytes[..], [0, 0, 0, 22, READ, 0, 0, 0, 7, 0, 0, 0, 1, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5]);
         assert_eq!(greeting().len(), 9);
+    }
+
+    /// Reads everything that arrives, in one piece and in many.
+    fn body(input: &[u8]) {
+        let all = |step: usize| {
+            let (mut arriving, mut taken) = (BytesMut::new(), Vec::new());
+            for piece in input.chunks(step.max(1)) {
+                arriving.extend_from_slice(piece);
+                loop {
+                    match take(&mut arriving) {
+                        Ok(Some(packet)) => taken.push(packet),
+                        Ok(None) => break,
+                        Err(error) => return (taken, Some(error.kind())),
+                    }
+                }
+                assert!(arriving.capacity() <= 2 * (input.len() + MAX_LEN + 4), "{}", arriving.capacity());
+            }
+            (taken, None)
+        };
+        // A row of a directory takes twelve bytes and becomes eighty, in a vector
+        // that doubles; a packet that was announced gets its room.
+        let bound = Bound { base: 2 * MAX_LEN as u64, per_byte: 40 };
+        assert_eq!(bounded(input.len(), bound, || all(input.len())), all(7), "in any split");
+    }
+
+    #[test]
+    fn no_packet_crashes_or_takes_more_than_it_brings() {
+        let mut names = vec![NAME, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, b'a', 0, 0, 0, 0, 0x80, 0, 0, 0x0f];
+        names.extend([0; 24]);
+        names.extend([0, 0, 0, 1, 0, 0, 0, 1, b'x', 0, 0, 0, 0]);
+        names.extend([0, 0, 0, 1, b'b', 0, 0, 0, 0, 0, 0, 0, 0]);
+        let corpus = [
+            framed(&[STATUS, 0, 0, 0, 7, 0, 0, 0, 4, 0, 0, 0, 2, b'n', b'o', 0, 0, 0, 0]),
+            framed(&[DATA, 0, 0, 0, 8, 0, 0, 0, 3, 1, 2, 3]),
+            framed(&[HANDLE, 0, 0, 0, 8, 0, 0, 0, 1, 1]),
+            framed(&[VERSION, 0, 0, 0, 3, 0, 0, 0, 1, b'x', 0, 0, 0, 1, b'1']),
+            framed(&names),
+        ];
+        let words = [&[0xff; 4][..], &[0x80, 0, 0, 0], &[0, 0, 0, 0], &[NAME], &[0, 4, 0, 0], &[0, 3, 0xff, 0xff]];
+        let repair = |input: &mut Vec<u8>| {
+            if let Some(len) = input.len().checked_sub(4).and_then(|len| u32::try_from(len).ok()) {
+                input[..4].copy_from_slice(&len.to_be_bytes());
+            }
+        };
+        let corpus = corpus.map(|packet| packet.to_vec());
+        Target::new("sftp packet", corpus).words(&words).repair(repair).cases(500).run(body);
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::packet::{self, Attributes, Reply, Request};
 use super::session::{Session, Status};
 use crate::file::is_temporary_name;
+use crate::listing::Pages;
 use crate::{Error, ErrorKind, ObjectInfo, Result};
 
 /// A row of a directory.
@@ -32,6 +33,7 @@ pub(super) async fn members(session: &Arc<Session>, path: &str) -> Result<Vec<Me
     };
     let mut found = Vec::new();
     let mut asked = VecDeque::new();
+    let mut pages = Pages::default();
     loop {
         while asked.len() < PAGES_IN_FLIGHT {
             asked.push_back(handle.ask(packet::READDIR, |request| request));
@@ -39,6 +41,7 @@ pub(super) async fn members(session: &Arc<Session>, path: &str) -> Result<Vec<Me
         let Some(question) = asked.pop_front() else { return Ok(found) };
         match question.reply().await.map_err(|e| e.context(&what))? {
             Reply::Names(entries) => {
+                pages.add(entries.len(), || what.clone())?;
                 for entry in entries {
                     // What is no text cannot be a name that any layout gives.
                     let Ok(name) = std::str::from_utf8(&entry.name) else { continue };
@@ -97,6 +100,7 @@ pub(super) async fn files_below(session: &Arc<Session>, root: &str, prefix: &str
 /// first; both relative to `root`.
 async fn walk(session: &Arc<Session>, root: &str, prefix: &str) -> Result<(Vec<ObjectInfo>, Vec<String>)> {
     let (mut files, mut directories) = (Vec::new(), vec![(prefix.to_owned(), 0)]);
+    let mut pages = Pages::default();
     let mut next = 0;
     while let Some((directory, depth)) = directories.get(next).cloned() {
         next += 1;
@@ -105,7 +109,9 @@ async fn walk(session: &Arc<Session>, root: &str, prefix: &str) -> Result<(Vec<O
             let message = format!("sftp: list {path}: directories are nested too deeply, perhaps in a circle");
             return Err(Error::new(ErrorKind::Setup, message));
         }
-        for member in members(session, &path).await? {
+        let members = members(session, &path).await?;
+        pages.add(members.len(), || format!("sftp: list {root}{prefix}"))?;
+        for member in members {
             let key = format!("{directory}{}", member.name);
             if member.is_directory {
                 directories.push((format!("{key}/"), depth + 1));

@@ -75,7 +75,7 @@ impl V3Plan {
 
     /// Bytes all objects hold in the store.
     pub fn total_bytes(&self) -> u64 {
-        self.objects().map(|object| object.size).sum()
+        self.objects().fold(0, |total, object| total.saturating_add(object.size))
     }
 }
 

@@ -162,4 +162,25 @@ mod tests {
             assert_eq!(ObjectName::parse(key), None, "{key}");
         }
     }
+
+    #[test]
+    fn no_name_has_two_spellings_but_for_leading_zeros_of_offsets() {
+        let names = [format!("{G}/snapshots/00000005.snapshot.lz4"), format!("{G}/wal/00000005_00001038.wal.lz4")];
+        let words = ["/", "..", "_", "generations/", "00000000", "7fffffff", "ffffffffffffffff", "\0", "+"];
+        litestream_fuzz::Target::new("v0.3 name", names).words(&words).cases(1000).run(|input| {
+            let Ok(key) = std::str::from_utf8(input) else { return };
+            let _ = place_of(key);
+            match ObjectName::parse(key) {
+                Some(ObjectName::Snapshot { generation, index }) => {
+                    assert_eq!(key, format!("generations/{generation}/snapshots/{index:08x}.snapshot.lz4"));
+                }
+                Some(ObjectName::Segment { generation, start: LogPosition { index, offset } }) => {
+                    assert!(key.starts_with(&format!("generations/{generation}/wal/{index:08x}_")));
+                    assert!(key.ends_with(&format!("{offset:08x}.wal.lz4")));
+                    assert!(index <= i32::MAX.cast_unsigned() && offset <= i64::MAX.cast_unsigned());
+                }
+                None => {}
+            }
+        });
+    }
 }

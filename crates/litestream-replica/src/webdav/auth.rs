@@ -404,4 +404,38 @@ mod tests {
         );
         assert_eq!(Auth::new(None).challenged(&auth.answer("GET", "/"), &offers), Verdict::Nobody);
     }
+
+    #[test]
+    fn no_challenge_crashes_or_gets_the_password_in_clear() {
+        let offers = [
+            "Basic realm=\"a, \\\"b\\\"\", charset=UTF-8, Digest realm=x, nonce=\"n\", qop=\"auth,auth-int\", opaque=o, algorithm=SHA-256-sess",
+        ];
+        let words = [
+            "Digest ",
+            "Basic ",
+            ",",
+            "=",
+            "\"",
+            "\\",
+            "nonce=",
+            "qop=",
+            "realm=",
+            "algorithm=MD5",
+            "\t",
+            "stale=true",
+        ];
+        litestream_fuzz::Target::new("challenge", offers).words(&words).run(|input| {
+            let Ok(value) = http::HeaderValue::from_bytes(input) else { return };
+            let headers = HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value)]);
+            let bound = litestream_fuzz::Bound { base: 64 << 10, per_byte: 120 };
+            litestream_fuzz::bounded(input.len(), bound, || {
+                let auth = auth();
+                auth.challenged(&auth.answer("GET", "/"), &headers);
+                let answer = auth.answer("GET", "/a\"b");
+                let Some(sent) = &answer.header else { return };
+                let sent = String::from_utf8_lossy(sent.as_bytes()).into_owned();
+                assert!(!sent.contains("Circle of Life"), "{sent}");
+            });
+        });
+    }
 }

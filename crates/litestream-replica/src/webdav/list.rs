@@ -16,6 +16,7 @@ use super::api::{ANSWER_LIMIT, Api, Call};
 use crate::file::is_temporary_name;
 use crate::http::{parse_http_date, range};
 use crate::layout::{Layout, parse_timestamp};
+use crate::listing::Pages;
 use crate::{Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, Result};
 
 /// A member of a collection.
@@ -107,13 +108,16 @@ impl Api {
     pub(super) async fn list_tree(&self, root: &str, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let mut found = Vec::new();
         let mut collections = vec![(prefix.to_owned(), 0)];
+        let mut pages = Pages::default();
         while let Some((collection, depth)) = collections.pop() {
             let path = format!("{root}{collection}");
             if depth > DEEPEST {
                 let message = format!("webdav: list {path}: collections are nested too deeply, perhaps in a circle");
                 return Err(Error::new(ErrorKind::Setup, message));
             }
-            for member in self.members(&path).await?.unwrap_or_default() {
+            let members = self.members(&path).await?.unwrap_or_default();
+            pages.add(members.len(), || format!("webdav: list {root}{prefix}"))?;
+            for member in members {
                 let key = format!("{collection}{}", member.name);
                 if member.is_collection {
                     collections.push((format!("{key}/"), depth + 1));
@@ -258,7 +262,8 @@ fn member_name(href: &str, path: &str) -> Option<String> {
     if found == own {
         return None;
     }
-    let name = found.pop()?;
+    // An escaped slash would lead elsewhere.
+    let name = found.pop().filter(|name| !matches!(name.as_str(), "." | "..") && !name.contains(['/', '\0']))?;
     let known = own.len().saturating_sub(2);
     found.iter().map(String::as_str).collect::<Vec<_>>().ends_with(own.get(known..)?).then_some(name)
 }
@@ -319,6 +324,8 @@ const LOOKS_IN_FLIGHT: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
 
     const NAME: &str = "0000000000000001-0000000000000002.ltx";
@@ -404,6 +411,59 @@ mod tests {
         }
         for body in ["", "<multistatus><response>", "\u{0}", "<html><body>Log in</body></html"] {
             assert!(read_members(body.as_bytes(), "db/ltx/0/").is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn no_listing_crashes_expands_or_names_what_is_elsewhere() {
+        let row = "<D:response><D:href>/db/ltx/0/a%20b</D:href><D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype>\
+            <D:getcontentlength>3</D:getcontentlength><D:getlastmodified>Sun, 22 Nov 2026 10:16:12 GMT</D:getlastmodified>\
+            </D:prop><D:status>HTTP/1.1 200 OK</D:status></D:propstat><D:status>HTTP/1.1 200 OK</D:status></D:response>";
+        let listed = format!("<D:multistatus xmlns:D=\"DAV:\">{row}{}</D:multistatus>", row.replace("a%20b", NAME));
+        let words = [
+            "<!DOCTYPE x [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]>",
+            "&b;",
+            "&#0;",
+            "&#x10ffff;",
+            "<![CDATA[",
+            "]]>",
+            "<!--",
+            "<?xml",
+            "<a>",
+            "</a>",
+            "<Contents>",
+            "</Contents>",
+            "<Key>",
+            "xsi:nil=\"true\"",
+            "18446744073709551616",
+            "-1",
+            "..",
+            "../",
+            "%2e%2e%2f",
+            "%00",
+            "//",
+            "://",
+            "/db/ltx/0/",
+            "<D:response>",
+            "</D:response>",
+            "<D:href>",
+            "<D:href/>",
+        ];
+        Target::new("webdav listing", [listed]).words(&words).run(|input| {
+            let bound = Bound { base: 64 << 10, per_byte: 60 };
+            let Ok(members) = bounded(input.len(), bound, || read_members(input, "/db/ltx/0/")) else { return };
+            for Member { name, .. } in members {
+                assert!(!matches!(name.as_str(), "" | "." | ".."), "{name:?}");
+                assert!(!name.contains(['/', '\0']), "{name:?}");
+            }
+        });
+        for href in ["..", "%2e%2e", ".", "%2e%2e%2fx", "a%2Fb", "x%00", "../", "%2E/"] {
+            let listed = format!("<multistatus><response><href>/db/ltx/0/{href}</href></response></multistatus>");
+            assert_eq!(read_members(listed.as_bytes(), "/db/ltx/0/").unwrap(), [], "{href}");
+        }
+        for tag in ["<response>", "<response><propstat><prop>", "<x>", "<resourcetype>"] {
+            let nested = format!("<multistatus>{}", tag.repeat(1 << 20));
+            assert!(read_members(nested.as_bytes(), "/").is_err(), "{tag}");
         }
     }
 }

@@ -9,11 +9,13 @@
 //! here; reading does neither.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::private;
 
 /// One change of the local disk, about to happen.
 #[derive(Debug)]
@@ -109,17 +111,31 @@ impl Disk {
         self.before(&DiskOp::Reach { step })
     }
 
-    /// Opens a file for reading and writing, with `options` in addition, and makes it
-    /// if it is missing.
-    pub(crate) fn open(&self, path: &Path, options: &mut OpenOptions, truncate: bool) -> io::Result<DiskFile> {
-        self.before(&DiskOp::Open { path, truncate })?;
-        let file = options.read(true).write(true).create(true).truncate(truncate).open(path)?;
-        Ok(DiskFile { file, path: path.to_owned(), disk: self.clone(), end: 0 })
+    /// Opens a file for reading and writing, and makes it if it is missing: then the
+    /// second value is true.
+    ///
+    /// # Errors
+    /// Also when a symbolic link stands there ([`private`]).
+    pub(crate) fn open(&self, path: &Path) -> io::Result<(DiskFile, bool)> {
+        self.before(&DiskOp::Open { path, truncate: false })?;
+        let (file, is_new) = private::open(path)?;
+        Ok((self.file(file, path), is_new))
     }
 
-    /// Makes an empty file; what was there goes.
+    /// Makes an empty file in place of what an earlier try left ([`private`]).
+    ///
+    /// # Errors
+    /// Also when somebody makes one at the same moment.
     pub(crate) fn create(&self, path: &Path) -> io::Result<DiskFile> {
-        self.open(path, &mut OpenOptions::new(), true)
+        if path.symlink_metadata().is_ok() {
+            self.remove(path)?;
+        }
+        self.before(&DiskOp::Open { path, truncate: true })?;
+        Ok(self.file(private::create(path)?, path))
+    }
+
+    fn file(&self, file: File, path: &Path) -> DiskFile {
+        DiskFile { file, path: path.to_owned(), disk: self.clone(), end: 0 }
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

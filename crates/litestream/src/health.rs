@@ -83,12 +83,16 @@ impl Health {
         drop(state);
         if is_new {
             // Only for whoever looks from outside; the log line above has it.
-            let note = format!("since {since}: {text}\n");
-            let written = self.disk.create(&self.file).and_then(|file| file.write_all_at(note.as_bytes(), 0));
-            if let Err(err) = written.and_then(|()| meta::own_file(&self.db, &self.file)) {
+            if let Err(err) = self.leave_note(&format!("since {since}: {text}\n")) {
                 tracing::debug!(path = %self.file.display(), error = %err, "cannot leave a note");
             }
         }
+    }
+
+    fn leave_note(&self, note: &str) -> io::Result<()> {
+        let file = self.disk.create(&self.file)?;
+        meta::own_file(&self.db, file.as_file())?;
+        file.write_all_at(note.as_bytes(), 0)
     }
 
     /// Everything found so far is put right, or covered by a snapshot.

@@ -17,6 +17,8 @@ mod db;
 mod disk;
 mod error;
 pub mod follow;
+#[cfg(test)]
+mod fuzz;
 mod healing;
 mod health;
 pub mod hole;
@@ -31,6 +33,7 @@ mod page_sums;
 mod pin_chain;
 mod position;
 mod prefix;
+mod private;
 mod reconcile;
 mod replica;
 pub mod reset;

@@ -16,17 +16,19 @@
 //! over the directory from the other. Nothing of ours ends in `.tmp` or stands
 //! under `ltx/`, because upstream sweeps both.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use litestream_replica::flushes::{FLUSHES, Pieces};
 use ltx::{FileName, Txid};
+use rustix::fs::OFlags;
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, ErrorKind, Result};
+use crate::private;
 
 /// Where the local state of `db` lives unless configured: `<dir>/.<file>-litestream`.
 pub fn default_path(db: &Path) -> PathBuf {
@@ -125,23 +127,25 @@ impl Ownership {
         })
     }
 
-    fn apply_to_file(self, path: &Path) -> io::Result<()> {
+    fn apply_to_file(self, file: &File) -> io::Result<()> {
         // The umask still applies, as it does to every other new file here.
-        fs::set_permissions(path, Permissions::from_mode(self.file_mode & !umask()))?;
-        give(path, self.file_owner);
+        file.set_permissions(Permissions::from_mode(self.file_mode & !umask()))?;
+        give(file, self.file_owner);
         Ok(())
     }
 
     fn apply_to_dir(self, path: &Path) -> io::Result<()> {
-        fs::set_permissions(path, Permissions::from_mode(self.dir_mode & !umask()))?;
-        give(path, self.dir_owner);
+        let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
+        let dir = File::options().read(true).custom_flags(flags).open(path)?;
+        dir.set_permissions(Permissions::from_mode(self.dir_mode & !umask()))?;
+        give(&dir, self.dir_owner);
         Ok(())
     }
 }
 
 /// Gives a file of ours the mode and owner of the database at `db`.
-pub(crate) fn own_file(db: &Path, path: &Path) -> io::Result<()> {
-    Ownership::of(db)?.apply_to_file(path)
+pub(crate) fn own_file(db: &Path, file: &File) -> io::Result<()> {
+    Ownership::of(db)?.apply_to_file(file)
 }
 
 /// Makes a directory of ours, and those above it, with mode and owner of the
@@ -153,10 +157,10 @@ pub(crate) fn own_dirs(db: &Path, path: &Path) -> Result<()> {
 
 /// Changes the owner where we may; an unprivileged process cannot, and then owns
 /// the file like every other it makes.
-fn give(path: &Path, (uid, gid): (u32, u32)) {
-    let unprivileged = std::os::unix::fs::chown(path, Some(uid), Some(gid)).is_err();
+fn give(file: &File, (uid, gid): (u32, u32)) {
+    let unprivileged = std::os::unix::fs::fchown(file, Some(uid), Some(gid)).is_err();
     if unprivileged {
-        tracing::trace!(path = %path.display(), "owner not changed");
+        tracing::trace!(uid, gid, "owner not changed");
     }
 }
 
@@ -218,6 +222,11 @@ impl MetaDir {
         pace: Pace,
         write: impl FnOnce(&mut io::BufWriter<Steady>) -> Result<T>,
     ) -> Result<(StagedL0, T)> {
+        // Counting saturates there, so that a second file would take its name.
+        if txid == Txid::LAST {
+            let problem = "no transaction ID is left behind those in the replica; it holds a file no writer made";
+            return Err(Error::new(ErrorKind::Setup, problem));
+        }
         let path = self.l0_path(txid);
         let stage = |step: &str, err| Error::io(format!("{step} ltx file {}", path.display()), err);
         if !self.l0_dir().exists() {
@@ -226,7 +235,7 @@ impl MetaDir {
         let staging = path.with_extension("ltx.tmp");
         let file = self.disk.create(&staging).map_err(|e| stage("stage-open", e))?;
         let unfinished = Unfinished { path: staging, disk: self.disk.clone() };
-        self.ownership.apply_to_file(&unfinished.path).map_err(|e| stage("stage-open", e))?;
+        self.ownership.apply_to_file(file.as_file()).map_err(|e| stage("stage-open", e))?;
         let mut out = io::BufWriter::with_capacity(WRITE_BUFFER_LEN, Steady { file, pieces: Pieces::default(), pace });
         let value = write(&mut out)?;
         let out = out.into_inner().map_err(|e| stage("stage-write", e.into_error()))?;
@@ -276,16 +285,14 @@ impl MetaDir {
     /// Opens one of our side files for reading and writing, making it if absent.
     pub(crate) fn open_side_file(&self, name: &str) -> Result<DiskFile> {
         let path = self.root.join(name);
-        let is_new = !path.exists();
-        if is_new && !self.root.exists() {
+        if !self.root.exists() {
             create_dirs(&self.root, self.ownership)?;
         }
-        let file = self
-            .disk
-            .open(&path, &mut OpenOptions::new(), false)
-            .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+        let (file, is_new) = self.disk.open(&path).map_err(|e| Error::io(format!("open {}", path.display()), e))?;
         if is_new {
-            self.ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
+            self.ownership
+                .apply_to_file(file.as_file())
+                .map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
         }
         Ok(file)
     }
@@ -297,15 +304,9 @@ impl MetaDir {
 /// [`ErrorKind::Setup`] when another process holds it.
 pub(crate) fn lock(root: &Path, db: &Path, ownership: Ownership) -> Result<File> {
     let path = root.join(LOCK);
-    let is_new = !path.exists();
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+    let (lock, is_new) = private::open(&path).map_err(|e| Error::io(format!("open {}", path.display()), e))?;
     if is_new {
-        ownership.apply_to_file(&path).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
+        ownership.apply_to_file(&lock).map_err(|e| Error::io(format!("set mode of {}", path.display()), e))?;
     }
     acquire(&lock, &path, db)?;
     Ok(lock)
@@ -405,7 +406,7 @@ fn create_dirs(path: &Path, ownership: Ownership) -> Result<()> {
         return Ok(());
     }
     create_dirs(parent(path), ownership)?;
-    match fs::create_dir(path) {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Error::io(format!("stage-mkdir {}", path.display()), err));
         }
@@ -426,3 +427,42 @@ const LOCK: &str = "lock";
 const LOCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const WRITE_BUFFER_LEN: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(dir: &Path) -> MetaDir {
+        let db = dir.join("db");
+        fs::write(&db, "x").unwrap();
+        MetaDir::open(&default_path(&db), &db, Disk::default()).unwrap()
+    }
+
+    #[test]
+    fn the_last_txid_is_never_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = meta(dir.path());
+        let error = meta.stage_l0(Txid::LAST, Pace::AtOnce, |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Setup);
+        let (staged, ()) = meta.stage_l0(Txid::LAST.previous(), Pace::AtOnce, |_| Ok(())).unwrap();
+        meta.publish_l0(staged).unwrap();
+        assert_eq!(meta.l0_txids().unwrap(), [Txid::LAST.previous()]);
+    }
+
+    #[test]
+    fn files_have_the_mode_of_the_database_and_directories_that_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("db");
+        fs::write(&db, "x").unwrap();
+        fs::set_permissions(&db, Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o750)).unwrap();
+        let meta = MetaDir::open(&default_path(&db), &db, Disk::default()).unwrap();
+        let (staged, ()) = meta.stage_l0(Txid::FIRST, Pace::AtOnce, |_| Ok(())).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let path = meta.publish_l0(staged).unwrap();
+        let side = meta.open_side_file("position").unwrap();
+        assert_eq!(mode(&path), 0o640 & !umask());
+        assert_eq!(side.as_file().metadata().unwrap().mode() & 0o777, 0o640 & !umask());
+        assert_eq!(mode(path.parent().unwrap()), 0o750 & !umask());
+    }
+}

@@ -80,7 +80,7 @@ impl PageSums {
 
     /// The sums of `count` pages from `first`; pages beyond the table have none.
     pub(crate) fn read(&self, first: Pgno, count: usize) -> Result<Vec<Checksum>> {
-        let known = (self.commit + 1).saturating_sub(first.get()) as usize;
+        let known = self.commit.saturating_sub(first.get() - 1) as usize;
         let mut bytes = vec![0; count.min(known) * ENTRY_LEN];
         self.file
             .as_file()

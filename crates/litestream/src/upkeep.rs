@@ -219,7 +219,7 @@ impl Database {
         )
         .await?;
         if let Some(copy) = staging
-            && let Err(err) = meta::own_file(self.path(), &copy)
+            && let Err(err) = std::fs::File::open(&copy).and_then(|file| meta::own_file(self.path(), &file))
         {
             tracing::debug!(path = %copy.display(), error = %err, "owner of a local copy not changed");
         }

@@ -4,8 +4,8 @@
 //! is one that was uploaded. Dropped before that, it is removed. The other name does not
 //! end in `.tmp`: upstream sweeps such files of the directory both may use.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::Fault;
@@ -31,7 +31,7 @@ impl Staging {
         if let Some(dir) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         }
-        let file = disk.open(&unfinished, OpenOptions::new().mode(0o600), true).map_err(failed)?;
+        let file = disk.create(&unfinished).map_err(failed)?;
         Ok((Self { unfinished, path, disk, keep: false }, file))
     }
 

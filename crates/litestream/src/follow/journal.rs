@@ -22,6 +22,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ltx::{PageSize, Pgno};
+use rustix::fs::OFlags;
 
 use super::sidecar::sync_parent;
 use crate::error::{Error, Result};
@@ -46,7 +47,10 @@ impl Journal {
         let failed = |e| Error::io(format!("create {}", path.display()), e);
         // Whoever may read the database must be able to roll it back.
         let owner = fs::metadata(database).map_err(failed)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(owner.mode() & 0o777).clone();
+        // SQLite does not follow a link there either.
+        let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(owner.mode() & 0o777).custom_flags(nofollow);
         let file = options.open(&path).map_err(failed)?;
         let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid()), rustix::fs::Gid::from_raw(owner.gid()));
         // Only root can, and only for root does it matter.

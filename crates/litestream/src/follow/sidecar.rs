@@ -7,13 +7,15 @@
 //!
 //! Spec: store-and-restore §14.2.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ltx::Txid;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::private;
 
 /// The sidecar's path for a copy at `output`.
 pub fn txid_path(output: &Path) -> PathBuf {
@@ -47,7 +49,8 @@ pub(super) fn pending(output: &Path) -> Option<Txid> {
 pub(super) fn prepare(output: &Path, txid: Txid) -> Result<()> {
     let path = pending_path(output);
     let write = || {
-        let mut file = File::create(&path)?;
+        let mut file = private::replace(&path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(format!("{txid}\n").as_bytes())?;
         file.sync_all()
     };

@@ -5,13 +5,14 @@
 //! in memory up to a few megabytes and beyond that in a file without a name on
 //! the disk of the copy.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ltx::{PageSize, Pgno};
 
 use crate::error::{Error, Result};
+use crate::private;
 
 /// Pages in the order they were added; the same page may come more than once.
 ///
@@ -113,7 +114,7 @@ impl Spill {
 
 /// A file that is gone as soon as it is closed.
 fn nameless(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let file = private::replace(path)?;
     fs::remove_file(path)?;
     Ok(file)
 }

@@ -20,6 +20,8 @@ mod directory;
 mod environment;
 mod exec;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod heartbeat;
 mod logging;
 mod notify;

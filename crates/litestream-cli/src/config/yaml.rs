@@ -9,8 +9,8 @@
 //! Nothing here knows what the keys mean. Spec: docs/configuration.md, "The file".
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use granit_parser::{Event, Options, Parser, ScalarStyle};
@@ -106,9 +106,10 @@ pub(crate) enum Presence<'a> {
     Given(Vec<&'a Node>),
 }
 
-/// An alias is copied where it is used; this bounds what a small file can
-/// become.
+/// An alias is copied where it is used; these bound what a small file can become:
+/// many nodes, or one long text many times.
 const NODES_MAX: usize = 1_000_000;
+const TEXT_MAX: usize = 64 << 20;
 
 /// The first document of a stream, or `None` if there is none. `origin` gives
 /// the line of the file for each line of `text`.
@@ -138,6 +139,7 @@ struct Composer {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     node_count: usize,
+    text_len: usize,
     root: Option<Node>,
 }
 
@@ -182,8 +184,12 @@ impl Composer {
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), String> {
-        self.node_count += node.count();
-        if self.node_count > NODES_MAX {
+        let (node_count, text_len) = node.weight();
+        self.node_count += node_count;
+        // What is inside another node was counted with it and will be again; only
+        // documents far beyond any real one notice.
+        self.text_len += text_len;
+        if self.node_count > NODES_MAX || self.text_len > TEXT_MAX {
             return Err("yaml: document contains excessive aliasing".to_owned());
         }
         if anchor != 0 {
@@ -217,8 +223,10 @@ fn pairs(items: Vec<Node>) -> Vec<(Node, Node)> {
             value_kind => pairs.push((key, Node { line: value.line, value: value_kind })),
         }
     }
+    let mut known: HashSet<Option<String>> =
+        if merged.is_empty() { HashSet::new() } else { pairs.iter().map(|(own, _)| own.key_text()).collect() };
     for (key, value) in merged {
-        if !pairs.iter().any(|(own, _): &(Node, Node)| own.scalar_text() == key.scalar_text()) {
+        if known.insert(key.key_text()) {
             pairs.push((key, value));
         }
     }
@@ -241,6 +249,10 @@ impl Node {
         self.scalar_text().unwrap_or_default()
     }
 
+    fn key_text(&self) -> Option<String> {
+        self.scalar_text().map(str::to_owned)
+    }
+
     fn scalar_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
@@ -248,11 +260,16 @@ impl Node {
         }
     }
 
-    fn count(&self) -> usize {
+    /// How many nodes it is, and how many bytes of text.
+    fn weight(&self) -> (usize, usize) {
+        let add = |(nodes, text): (usize, usize), node: &Self| {
+            let (more_nodes, more_text) = node.weight();
+            (nodes + more_nodes, text + more_text)
+        };
         match &self.value {
-            Value::Scalar { .. } => 1,
-            Value::Sequence(nodes) => 1 + nodes.iter().map(Self::count).sum::<usize>(),
-            Value::Mapping(pairs) => 1 + pairs.iter().map(|(key, value)| key.count() + value.count()).sum::<usize>(),
+            Value::Scalar { text, .. } => (1, text.len()),
+            Value::Sequence(nodes) => nodes.iter().fold((1, 0), add),
+            Value::Mapping(pairs) => pairs.iter().flat_map(|(key, value)| [key, value]).fold((1, 0), add),
         }
     }
 

@@ -348,20 +348,24 @@ async fn read(body: Incoming) -> Answer<Request> {
     };
     let bytes = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_LEN).collect()).await;
     let bytes = bytes.map_err(|_| invalid("timed out".to_owned()))?.map_err(|error| invalid(error.to_string()))?;
-    let bytes = bytes.to_bytes();
-    let value = match serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>().next() {
-        None => return Err(invalid("EOF".to_owned())),
-        Some(value) => value.map_err(|error| invalid(error.to_string()))?,
+    decode(&bytes.to_bytes()).map_err(invalid)
+}
+
+/// What a body asks for, or what is wrong with it.
+pub(crate) fn decode(body: &[u8]) -> Result<Request, String> {
+    let value = match serde_json::Deserializer::from_slice(body).into_iter::<Value>().next() {
+        None => return Err("EOF".to_owned()),
+        Some(value) => value.map_err(|error| error.to_string())?,
     };
     match value {
         Value::Null => Ok(Request::default()),
-        Value::Object(_) => serde_json::from_value(value).map_err(|error| invalid(error.to_string())),
-        _ => Err(invalid("expected an object".to_owned())),
+        Value::Object(_) => serde_json::from_value(value).map_err(|error| error.to_string()),
+        _ => Err("expected an object".to_owned()),
     }
 }
 
 /// The `path` of a query string, decoded.
-fn query_path(query: &str) -> Option<String> {
+pub(crate) fn query_path(query: &str) -> Option<String> {
     let value = query.split('&').find_map(|pair| pair.strip_prefix("path="))?.replace('+', " ");
     Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
 }

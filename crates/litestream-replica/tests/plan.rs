@@ -364,8 +364,36 @@ fn distances(files: &[FileInfo], target: Target, start: u64) -> std::collections
     }
 }
 
+/// Small ones, and those at the end of the numbers.
+fn txids() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..12, (0u64..4).prop_map(|back| u64::MAX - back), any::<u64>()]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What a hostile store may list: any range, any size, any time.
+    #[test]
+    fn no_listing_crashes_a_plan(
+        files in proptest::collection::vec((0u8..=9, txids(), txids(), any::<u64>(), any::<i32>()), 0..30),
+        target in prop_oneof![Just(Target::Latest), txids().prop_map(txid), any::<i32>().prop_map(|ms| moment(ms.into()))],
+        position in txids(),
+    ) {
+        let files = files.into_iter().map(|(level, a, b, size, millis)| {
+            FileInfo { size, ..file(level, a.min(b).max(1), a.max(b).max(1), millis.into()) }
+        });
+        let inventory = Inventory::new(files);
+        if let Ok(plan) = inventory.plan(target) {
+            let mut reached = 0_u64;
+            for file in &plan.files {
+                prop_assert!(file.id.min.get() <= reached.saturating_add(1) && file.id.max.get() > reached);
+                reached = file.id.max.get();
+            }
+            prop_assert!(plan.total_bytes() >= plan.files.iter().map(|file| file.size).max().unwrap_or_default());
+        }
+        let _ = (inventory.bounds(), inventory.plan_from(Txid::new(position)), inventory.newest_txid());
+        let _ = (inventory.restore_points(), inventory.holes(), inventory.nearest(Txid::new(position)));
+    }
 
     /// A plan exists exactly when a chain does; it is contiguous, starts at 1,
     /// ends at the target and no chain from its base is shorter.

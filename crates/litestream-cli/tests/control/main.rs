@@ -8,6 +8,7 @@
 
 mod agreement;
 mod commands;
+mod hostile;
 mod lessons;
 mod status;
 

@@ -199,6 +199,22 @@ async fn a_file_shorter_than_its_listing_is_planned_around() {
     assert_same_image(&std::fs::read(dir.path().join("db")).unwrap(), world.image(3), world.page_size);
 }
 
+/// A store that lies about sizes, up to where sums of them overflow.
+#[tokio::test(start_paused = true)]
+async fn sizes_beyond_all_reason_are_an_error() {
+    let world = small_world();
+    for by in [1 << 40, u64::MAX / 2, u64::MAX - 100_000, u64::MAX - 1000] {
+        let store = world.store(&[(9, 1, 1), (0, 2, 2)]);
+        let len = store.get(id(0, 2, 2)).len() as u64;
+        store.list_longer(id(9, 1, 1), by.min(u64::MAX - store.get(id(9, 1, 1)).len() as u64));
+        store.list_longer(id(0, 2, 2), by.min(u64::MAX - len));
+        let dir = dir_with_old_database();
+        let error = restore_to(store, dir.path(), |o| o.policy = OutputPolicy::Force).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{by}: {error}");
+        assert_eq!(std::fs::read(dir.path().join("db")).unwrap(), b"old");
+    }
+}
+
 /// A file of more than 1 MiB, read in ranges.
 fn ranged_world() -> World {
     let mut world = World::new(4096, 37);

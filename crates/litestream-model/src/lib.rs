@@ -33,9 +33,10 @@ mod product {
     pub(crate) mod disk;
     pub(crate) mod pin_chain;
     pub(crate) mod position;
+    pub(crate) mod private;
     pub(crate) mod wal;
     pub(crate) mod wal_index;
 }
 
 // The names by which they know each other.
-use product::{continuity, disk, pin_chain, position, wal, wal_index};
+use product::{continuity, disk, pin_chain, position, private, wal, wal_index};

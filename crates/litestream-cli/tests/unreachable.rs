@@ -1,7 +1,7 @@
 //! Stores that are not there when the daemon starts: it runs, captures, says what
 //! is wrong, lets the other databases be, and catches up when the store comes.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -134,4 +134,30 @@ fn unreachable_stores_hold_up_nobody_and_are_caught_up_with() {
     let log = daemon.log();
     assert!(!log.contains("panicked"), "{log}");
     daemon.kill9().unwrap();
+}
+
+/// Ten levels are listed at the start; a store that is away is told about once.
+#[test]
+fn a_store_that_is_away_is_one_line_for_each_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = dir.path().join("litestream.yml");
+    let text = format!(
+        "dbs:\n  - path: {}\n    replica:\n      type: s3\n      bucket: b\n      path: p\n      endpoint: http://{nobody}\n      region: us-east-1\n      access-key-id: KEYID1234\n      secret-access-key: s3cr3t5678\n",
+        dir.path().join("app.db").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let connection = Connection::open(dir.path().join("app.db")).unwrap();
+    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
+    let ours = Program::new(env!("CARGO_BIN_EXE_litestream"));
+    let mut daemon = ours.replicate(&config, &dir.path().join("log")).unwrap();
+    for attempt in 3..=5 {
+        let attempt = format!("attempt={attempt} ");
+        daemon.wait_for_log(&attempt, LIMIT).unwrap();
+        let log = daemon.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&attempt)).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(lines[0].contains("level=WARN") && lines[0].contains(&nobody.to_string()), "{log}");
+    }
+    assert!(!daemon.log().contains("s3cr3t") && !daemon.log().contains("KEYID"), "{}", daemon.log());
 }

@@ -166,6 +166,23 @@ impl Inventory {
         Ok(Self::new(levels.into_iter().flatten()))
     }
 
+    /// [`load`](Self::load) for a store that may not be there: one level is listed
+    /// first, and the others only when that succeeds. A store that is away is asked,
+    /// and complained about, once instead of ten times.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn load_cautiously(client: &dyn ReplicaClient) -> Result<Self> {
+        // Level 0 last would miss what is merged upwards meanwhile; first, it is seen
+        // in both places at worst.
+        let first = client.list(Level::L0, Txid::NONE, false).await?;
+        let others = Level::all().filter(|level| *level != Level::L0);
+        let listings: Vec<_> = others.map(|level| client.list(level, Txid::NONE, false)).collect();
+        let at_once = listings.len();
+        let others: Vec<_> = stream::iter(listings).buffered(at_once).try_collect().await?;
+        Ok(Self::new(first.into_iter().chain(others.into_iter().flatten())))
+    }
+
     /// Puts a file in, in place of one with the same identity.
     pub fn insert(&mut self, file: FileInfo) {
         match self.files.binary_search_by_key(&file.id, |known| known.id) {

@@ -97,7 +97,7 @@ impl Prefix {
     /// transactions beyond any of ours.
     pub(crate) async fn list_all(&self) -> Result<Inventory> {
         let listing = Listing::begin(self);
-        let mut inventory = Inventory::load(&*self.client, false).await?;
+        let mut inventory = Inventory::load_cautiously(&*self.client).await?;
         let attempted = listing.finish(&mut inventory);
         let newest = inventory.newest_txid();
         if attempted.is_some_and(|ours| newest > ours) {

@@ -90,8 +90,10 @@ impl Daemon<'_> {
                 return Err(Failure::new(message).code(signal.exit_code()).into());
             }
         };
-        let store = Arc::new(Store::new(store_options(&self.config)?, Arc::new(SystemClock)));
         self.descriptors.suffice_for(databases.len())?;
+        let max_descriptors = self.descriptors.for_databases();
+        let options = StoreOptions { max_descriptors, ..store_options(&self.config)? };
+        let store = Arc::new(Store::new(options, Arc::new(SystemClock)));
         // Consumed: a thousand entries are not worth keeping.
         for (db, client) in databases {
             store.add(db.options()?, Arc::clone(&client), db.replica_options()?)?;
@@ -280,6 +282,7 @@ pub(crate) fn store_options(config: &Config) -> anyhow::Result<StoreOptions> {
         verify_compaction: config.verify_compaction,
         shutdown_sync_timeout: config.shutdown_sync_timeout.to_duration(),
         shutdown_sync_interval: config.shutdown_sync_interval.to_duration(),
+        max_descriptors: None,
     })
 }
 

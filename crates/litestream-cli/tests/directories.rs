@@ -195,7 +195,7 @@ fn too_few_open_files_are_an_error_that_says_what_to_do() {
         drop(write(&site.path(&format!("data/{index}.db")), 1));
     }
     let command = format!(
-        "ulimit -n 256 && exec {} replicate -config {}",
+        "ulimit -n 100 && exec {} replicate -config {}",
         env!("CARGO_BIN_EXE_litestream"),
         site.path("litestream.yml").display()
     );
@@ -203,7 +203,7 @@ fn too_few_open_files_are_an_error_that_says_what_to_do() {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert_eq!(
         outcome.stderr,
-        "Error: 40 databases need 420 open files, the limit is 256: raise it (LimitNOFILE= in a unit file, ulimit -Hn in a shell)\n"
+        "Error: 40 databases need 119 open files, the limit is 100: raise it (LimitNOFILE= in a unit file, ulimit -Hn in a shell)\n"
     );
 }
 

@@ -142,6 +142,7 @@ fn every_metric_of_a_healthy_daemon_moves() {
         "litestream_replica_bytes",
         "litestream_compactions_total",
         "litestream_databases",
+        "litestream_databases_open",
         "litestream_queue_limit",
         "litestream_build_info",
         "process_cpu_seconds_total",

@@ -64,6 +64,8 @@ pub(crate) struct Job {
     pub(crate) scratch: PathBuf,
     /// The disk that copy is on.
     pub(crate) disk: Disk,
+    /// Inputs that may be open at once, at most [`FAN_IN`].
+    pub(crate) fan_in: usize,
 }
 
 /// Merges the inputs and stores the result, create-only.
@@ -81,8 +83,8 @@ pub(crate) struct Job {
 pub(crate) async fn compact(client: &Arc<dyn ReplicaClient>, job: Job) -> Result<FileInfo, Fault> {
     let cancel = CancellationToken::new();
     let _stop_thread = cancel.clone().drop_guard();
-    let Job { into, inputs, staging, scratch, disk } = job;
-    let inputs = Inputs::new(Arc::clone(client), inputs, cancel);
+    let Job { into, inputs, staging, scratch, disk, fan_in } = job;
+    let inputs = Inputs::new(Arc::clone(client), inputs, fan_in, cancel);
     match staging {
         Some(path) => staged(client, into, inputs, (path, disk), scratch).await,
         None => streamed(client, into, inputs, scratch).await,
@@ -172,8 +174,9 @@ struct Merging {
 impl Merging {
     fn open(inputs: Inputs, into: FileId, scratch: PathBuf) -> Result<Self, Fault> {
         let names = inputs.names()?;
+        let fan_in = inputs.fan_in();
         let (inputs, culprits) = inputs.open();
-        let limits = MergeLimits { fan_in: FAN_IN, spill: Spill::new(move || scratch::temporary_file(&scratch)) };
+        let limits = MergeLimits { fan_in, spill: Spill::new(move || scratch::temporary_file(&scratch)) };
         let options = MergeOptions { names: &names, limits: Some(&limits) };
         let merge = Merge::with_options(inputs, options).map_err(|err| culprits.fault(err))?;
         let found = merge.header().name();
@@ -222,7 +225,7 @@ const CHUNKS: usize = 4;
 /// Inputs open at once. Each holds a file, a page and a buffer of 32 KiB or one
 /// frame: 10 MiB in all with pages of 4 KiB, 25 MiB with the largest. More inputs
 /// than this, after a long outage, are merged in parts.
-const FAN_IN: usize = 128;
+pub(crate) const FAN_IN: usize = 128;
 
 #[cfg(test)]
 mod tests;

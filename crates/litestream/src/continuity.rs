@@ -12,7 +12,7 @@ use std::fmt;
 use ltx::PageSize;
 
 use crate::position::{Inode, Position};
-use crate::wal::{Chain, Salts, WalPosition};
+use crate::wal::{Chain, FRAME_HEADER_LEN, Salts, WalPosition};
 use crate::wal_index::WalIndex;
 
 /// What was found when the database was opened.
@@ -175,6 +175,55 @@ impl Tally {
     }
 }
 
+/// What stood in the WAL right behind the captured position when a database was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// The position.
+    pub(crate) place: WalPosition,
+    /// The WAL.
+    pub(crate) wal_inode: Inode,
+    /// The header of the frame there, left over from an older generation: page number,
+    /// size, salts, checksum.
+    pub(crate) frame_header: [u8; FRAME_HEADER_LEN],
+}
+
+impl Tail {
+    /// The frame belongs to another generation than the position.
+    fn is_left_over(&self) -> bool {
+        let word = |at: usize| self.frame_header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        match (word(8), word(12)) {
+            (Some(first), Some(second)) => {
+                Salts(u32::from_be_bytes(first), u32::from_be_bytes(second)) != self.place.salts
+            }
+            _ => false,
+        }
+    }
+}
+
+/// True when it is proven that the WAL was restarted once, and that nothing had been
+/// added to its generation since the position was its end: the frame behind the
+/// position, `before`, was left over from an older generation and stands there
+/// untouched. Everything since then is in the present generation from its start.
+///
+/// A frame added to the old generation, or one of the new generation that reaches so
+/// far, would have overwritten it; a WAL that was cut off or made anew would not have
+/// it. Two restarts add two to the first salt.
+pub(crate) fn restarted_at_its_end(
+    position: &Position,
+    evidence: &Evidence,
+    before: Option<Tail>,
+    now: Option<Tail>,
+) -> bool {
+    let Some(before) = before else { return false };
+    evidence.inode == position.inode
+        && evidence.page_size == position.page_size
+        && evidence.index.end.salts.follows(position.wal.salts)
+        && evidence.index.end.frame <= position.wal.frame
+        && before.place == position.wal
+        && before.is_left_over()
+        && now == Some(before)
+}
+
 #[cfg(test)]
 mod tests {
     use ltx::{Checksum, Txid};
@@ -235,6 +284,42 @@ mod tests {
         let mut evidence = evidence(wal(7, 20, 33), Some((7, 33)));
         evidence.inode.number = 3;
         assert_eq!(judge(&position, &evidence), Err(Gap::Replaced));
+    }
+
+    /// The rest of an older, longer generation stands behind the position.
+    fn tail(place: WalPosition, salt: u32) -> Tail {
+        let mut frame_header = [3; FRAME_HEADER_LEN];
+        frame_header[8..12].copy_from_slice(&salt.to_be_bytes());
+        frame_header[12..16].copy_from_slice(&9_u32.to_be_bytes());
+        Tail { place, wal_inode: Inode { device: 1, number: 3 }, frame_header }
+    }
+
+    #[test]
+    fn one_restart_at_the_end_of_what_was_captured_is_proven_by_what_lies_behind() {
+        let place = wal(7, 20, 33);
+        let position = position(place);
+        let restarted = evidence(wal(8, 2, 99), None);
+        let left_over = Some(tail(place, 5));
+        assert!(restarted_at_its_end(&position, &restarted, left_over, left_over));
+        let cases = [
+            ("nothing was seen there before", restarted, None, left_over),
+            ("the wal was cut off", restarted, left_over, None),
+            ("frames were added before the restart", restarted, left_over, Some(tail(place, 7))),
+            ("the frame there may be one that was rolled back", restarted, Some(tail(place, 7)), Some(tail(place, 7))),
+            ("seen at another place", restarted, Some(tail(wal(7, 19, 1), 5)), Some(tail(wal(7, 19, 1), 5))),
+            ("restarted twice", evidence(wal(9, 2, 99), None), left_over, left_over),
+            ("the new generation reaches further", evidence(wal(8, 21, 99), None), left_over, left_over),
+            (
+                "another wal",
+                restarted,
+                left_over,
+                Some(Tail { wal_inode: Inode { device: 1, number: 4 }, ..tail(place, 5) }),
+            ),
+            ("another database", Evidence { inode: Inode { device: 1, number: 9 }, ..restarted }, left_over, left_over),
+        ];
+        for (what, evidence, before, now) in cases {
+            assert!(!restarted_at_its_end(&position, &evidence, before, now), "{what}");
+        }
     }
 
     #[test]

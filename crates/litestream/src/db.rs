@@ -23,6 +23,7 @@ use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
 use crate::position::Position;
 use crate::prefix::Prefix;
 use crate::replica::{SharedCapture, Uploader, with};
+use crate::seats::{Seat, Seated, Seats};
 use crate::staged::Staged;
 use crate::status::DatabaseStatus;
 
@@ -34,6 +35,8 @@ pub struct Database {
     client: Arc<dyn ReplicaClient>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) capture: SharedCapture,
+    /// Taken by whatever needs the database open.
+    pub(crate) seat: Arc<Seat>,
     pub(crate) uploader: tokio::sync::Mutex<Uploader>,
     /// What the replica holds; everything is written through it.
     pub(crate) prefix: Arc<Prefix>,
@@ -81,27 +84,37 @@ impl Database {
         store: StoreOptions,
         client: Arc<dyn ReplicaClient>,
         clock: Arc<dyn Clock>,
+        seats: Arc<Seats>,
     ) -> Self {
         let counters = Arc::new(Counters::default());
         let capture = Capture::new(options.clone(), clock.clone(), counters.clone(), Instant::now());
+        let capture = Arc::new(Mutex::new(capture));
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat::new(id, seats, capture.clone());
         let meta = options.meta_path();
         let prefix = Arc::new(Prefix::new(client.clone(), clock.clone()));
         let health = Arc::new(Health::new(&options.path, &meta, options.disk.clone(), clock.clone()));
         let staged = Staged::new(&meta, options.disk.clone());
         Self {
-            uploader: tokio::sync::Mutex::new(Uploader::new(prefix.clone(), health.clone(), staged.clone())),
+            uploader: tokio::sync::Mutex::new(Uploader::new(
+                prefix.clone(),
+                health.clone(),
+                staged.clone(),
+                seat.clone(),
+            )),
+            seat,
             prefix,
             staged,
             health,
             agenda: Mutex::default(),
             heavy: tokio::sync::Mutex::new(()),
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
             is_touched: AtomicBool::new(false),
             is_closed: Arc::default(),
             lifecycle: Lifecycle::default(),
             page_len: AtomicU32::new(0),
             has_old_local_files: AtomicBool::new(true),
-            capture: Arc::new(Mutex::new(capture)),
+            capture,
             captured: watch::Sender::new(Captured::default()),
             wake: Arc::new(Notify::new()),
             status: Mutex::default(),
@@ -164,19 +177,41 @@ impl Database {
     /// Before the first upload has given the database a base there is nothing to
     /// continue, and the report's TXID is `None`.
     pub(crate) async fn capture(&self, publish: Publish) -> Result<PassReport> {
+        if !self.is_closed()
+            && let Some(report) = self.capture.try_lock().ok().and_then(|capture| capture.unchanged())
+        {
+            return Ok(report);
+        }
+        let seated = if self.is_closed() {
+            Err(Error::new(ErrorKind::Cancelled, "database not open"))
+        } else {
+            self.seat.take().await
+        };
+        self.pass(publish, seated).await
+    }
+
+    /// As [`capture`](Self::capture), for those that had to wait for the seat.
+    pub(crate) async fn pass(&self, publish: Publish, seated: Result<Seated>) -> Result<PassReport> {
         let is_closed = self.is_closed.clone();
         let began = Instant::now();
         let now = monotonic_now();
         self.counters.pass_begins(self.clock.now());
-        let result = with(&self.capture, move |capture| {
+        let pass = move |capture: &mut Capture| {
             // A pass opens what is not open, and a stopped database must stay closed.
             if is_closed.load(Ordering::Acquire) {
                 return Err(Error::new(ErrorKind::Cancelled, "database not open"));
             }
             let report = capture.pass(now, publish)?;
             Ok((report, capture.position()))
-        })
-        .await;
+        };
+        let result = match seated {
+            Ok(seated) => {
+                let result = with(&self.capture, pass).await;
+                drop(seated);
+                result
+            }
+            Err(err) => Err(err),
+        };
         let result = result.map(|(report, position)| {
             self.learn_page_len(position);
             report
@@ -266,6 +301,7 @@ impl Database {
     pub(crate) async fn close(&self) -> Result<()> {
         self.is_closed.store(true, Ordering::Release);
         let closed = with(&self.capture, Capture::close).await;
+        self.seat.leave().await;
         if let Err(err) = self.prefix.release().await {
             // It ends by itself; the next writer only waits longer.
             tracing::warn!(db = %self.path().display(), error = %err, "cannot release lease");
@@ -312,6 +348,11 @@ impl Database {
     /// The directory of local state.
     pub fn meta_path(&self) -> PathBuf {
         self.options.meta_path()
+    }
+
+    /// True when the database is not open because others need its descriptors.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.capture.try_lock().is_ok_and(|capture| capture.is_parked())
     }
 
     /// True when frames wait beyond the position. Answers true when it cannot tell.

@@ -38,6 +38,7 @@ mod reconcile;
 mod replica;
 pub mod reset;
 pub mod retention;
+mod seats;
 mod snapshot;
 mod sqlite;
 mod staged;
@@ -60,6 +61,7 @@ pub use insight::Window;
 pub use lifecycle::StopReport;
 pub use meta::{default_path as meta_path, is_in_use, local_txid, unsent_files};
 pub use options::{DbOptions, ReplicaOptions, StoreOptions};
+pub use seats::{PER_KNOWN as DESCRIPTORS_PARKED, PER_OPEN as DESCRIPTORS_OPEN, SeatUse};
 pub use sqlite::{IntegrityCheck, integrity_check, sqlite_version};
 pub use status::{DatabaseState, DatabaseStatus, LastError};
 #[doc(hidden)]

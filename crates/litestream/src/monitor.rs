@@ -19,6 +19,7 @@ use crate::capture::Publish;
 use crate::counters::Side;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
+use crate::seats::Seats;
 use crate::sqlite;
 use crate::traffic::LanesInUse;
 use crate::watch::Watcher;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) lanes: Arc<LanesInUse>,
     /// Watches the tasks of all databases.
     pub(crate) alarm: Alarm,
+    /// Databases that may be open at once.
+    pub(crate) seats: Arc<Seats>,
     /// Passes that may run at once; tasks wait in order.
     pub(crate) passes: Semaphore,
     /// Upload rounds that may run at once; tasks wait in order.
@@ -42,9 +45,15 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Nothing works on anything yet. Needs a tokio runtime.
-    pub(crate) fn new(touched: UnboundedSender<Arc<Database>>, max_passes: usize, max_uploads: usize) -> Self {
+    pub(crate) fn new(
+        touched: UnboundedSender<Arc<Database>>,
+        seats: Arc<Seats>,
+        max_passes: usize,
+        max_uploads: usize,
+    ) -> Self {
         Self {
             touched,
+            seats,
             lanes: Arc::default(),
             alarm: Alarm::default(),
             watcher: Watcher::new(),
@@ -78,11 +87,16 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
     let mut next_file = Instant::now();
     while !cancel.is_cancelled() {
         let publish = Instant::now() >= next_file;
+        // Before the permit: those who could give up a seat need one to finish.
+        let seated = tokio::select! {
+            () = cancel.cancelled() => return,
+            seated = Box::pin(db.seat.take()) => seated,
+        };
         let pass = {
             let Ok(_permit) = shared.passes.acquire().await else { return };
             // Boxed here and below: what a pass or a round needs is given back when it
             // is over, instead of being part of a task that mostly sleeps.
-            Box::pin(db.capture(if publish { Publish::Soon } else { Publish::Later })).await
+            Box::pin(db.pass(if publish { Publish::Soon } else { Publish::Later }, seated)).await
         };
         let pause = match pass {
             Ok(_) => {
@@ -90,7 +104,14 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
                 if publish {
                     next_file = Instant::now() + db.replica.sync_interval;
                 }
-                if !settle(&db, next_file, &cancel).await || db.has_open_delta() {
+                if shared.seats.is_crowded() && stand_up(&db).await {
+                    // What comes next is for the next turn.
+                    next_file = Instant::now() + db.replica.sync_interval;
+                    tokio::select! {
+                        () = cancel.cancelled() => return,
+                        () = tokio::time::sleep_until(next_file) => {}
+                    }
+                } else if !settle(&db, next_file, &cancel).await || db.has_open_delta() {
                     continue;
                 }
                 Duration::ZERO
@@ -98,6 +119,9 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
             // No database yet is a state, not a fault.
             Err(err) if err.kind() == ErrorKind::Missing => {
                 tracing::debug!(db = %db.path().display(), "{err}");
+                if shared.seats.is_crowded() {
+                    db.seat.park().await;
+                }
                 db.options.monitor_interval.max(MIN_PAUSE)
             }
             // Somebody holds a lock for a moment; it is not worth a backoff yet.
@@ -116,6 +140,12 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
             () = next => {}
         }
     }
+}
+
+/// Gives the seat to those who wait. False when the database must stay open.
+async fn stand_up(db: &Database) -> bool {
+    let is_published = !db.has_open_delta() || db.capture(Publish::Now).await.is_ok();
+    is_published && db.seat.park().await
 }
 
 /// Waits until the next file is due. False, at once, when the WAL grows so fast
@@ -148,7 +178,8 @@ async fn wait_for_change(db: &Database, shared: &Arc<Shared>) {
     let real_path = db.real_path();
     let (mut is_quiet, mut has_rested) = (false, false);
     loop {
-        let armed = shared.watcher.arm(&real_path, &db.wake);
+        let armed = shared.watcher.arm(&real_path, &db.wake)
+            || (db.is_parked() && shared.watcher.arm_without_wal(&real_path, &db.wake));
         // Whatever happened before the watch stood is seen by this look.
         if db.is_behind() {
             return;

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compactor::FAN_IN;
 use crate::disk::Disk;
 use crate::levels::Levels;
 use crate::retention::Policy;
@@ -112,9 +113,20 @@ pub struct StoreOptions {
     pub shutdown_sync_timeout: Duration,
     /// Pause between those attempts.
     pub shutdown_sync_interval: Duration,
+    /// File descriptors that all databases may have together; `None`: no limit. Each
+    /// database has [`DESCRIPTORS_PARKED`](crate::DESCRIPTORS_PARKED), and while it is
+    /// open [`DESCRIPTORS_OPEN`](crate::DESCRIPTORS_OPEN) more; idle ones are closed
+    /// when others need theirs.
+    pub max_descriptors: Option<usize>,
 }
 
 impl StoreOptions {
+    /// Files that one merge may have open, of which several run at once; not counted
+    /// in [`max_descriptors`](Self::max_descriptors), but in proportion to them.
+    pub(crate) fn fan_in(&self) -> usize {
+        self.max_descriptors.map_or(FAN_IN, |total| (total / 32).clamp(4, FAN_IN))
+    }
+
     /// How long what is kept.
     pub fn policy(&self) -> Policy {
         Policy {
@@ -139,6 +151,7 @@ impl Default for StoreOptions {
             verify_compaction: false,
             shutdown_sync_timeout: Duration::from_secs(30),
             shutdown_sync_interval: Duration::from_millis(500),
+            max_descriptors: None,
         }
     }
 }

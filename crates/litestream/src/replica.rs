@@ -21,6 +21,7 @@ use crate::healing;
 use crate::health::Health;
 use crate::prefix::Prefix;
 use crate::reconcile::{self, Decision, Local, Remote};
+use crate::seats::Seat;
 use crate::snapshot::{Place, store_image};
 use crate::staged::Staged;
 
@@ -29,6 +30,7 @@ pub(crate) struct Uploader {
     prefix: Arc<Prefix>,
     health: Arc<Health>,
     staged: Staged,
+    seat: Arc<Seat>,
     /// The newest transaction the replica is known to have, in an unbroken chain.
     uploaded: Option<Txid>,
 }
@@ -37,8 +39,8 @@ pub(crate) struct Uploader {
 pub(crate) type SharedCapture = Arc<std::sync::Mutex<Capture>>;
 
 impl Uploader {
-    pub(crate) fn new(prefix: Arc<Prefix>, health: Arc<Health>, staged: Staged) -> Self {
-        Self { prefix, health, staged, uploaded: None }
+    pub(crate) fn new(prefix: Arc<Prefix>, health: Arc<Health>, staged: Staged, seat: Arc<Seat>) -> Self {
+        Self { prefix, health, staged, seat, uploaded: None }
     }
 
     /// Takes nothing for known: the next round lists the replica.
@@ -150,6 +152,7 @@ impl Uploader {
         let place = match decision {
             Decision::Upload { after } => return Ok(after),
             Decision::Anchor { after } => {
+                let _seated = self.seat.take().await?;
                 with(capture, Capture::write_anchor).await?;
                 return Ok(after);
             }
@@ -160,7 +163,9 @@ impl Uploader {
             Decision::Rebase { txid, .. } => ImageKind::Rebase { txid },
             _ => ImageKind::Snapshot,
         };
+        let seated = self.seat.take().await?;
         let stored = store_image(&self.prefix, capture, kind, place).await?;
+        drop(seated);
         let txid = stored.id.max;
         tracing::info!(
             replica = self.prefix.kind(),

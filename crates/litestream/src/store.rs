@@ -20,6 +20,7 @@ use crate::lifecycle::{Patience, StopReport};
 use crate::maintenance;
 use crate::monitor::Shared;
 use crate::options::{DbOptions, ReplicaOptions, StoreOptions};
+use crate::seats::{SeatUse, Seats};
 use crate::traffic::{QueueUse, Traffic};
 
 /// The databases of one process.
@@ -50,13 +51,14 @@ impl Store {
     /// An empty store. Needs a tokio runtime around it.
     pub fn new(options: StoreOptions, clock: Arc<dyn Clock>) -> Self {
         let (sender, touched) = unbounded_channel();
+        let seats = Arc::new(Seats::new(options.max_descriptors));
         Self {
             options,
             clock,
             registry: Arc::default(),
             traffic: Traffic::default(),
             touched: Mutex::new(Some(touched)),
-            shared: Arc::new(Shared::new(sender, MAX_PASSES, MAX_UPLOADS)),
+            shared: Arc::new(Shared::new(sender, seats, MAX_PASSES, MAX_UPLOADS)),
             cancel: CancellationToken::new(),
             abandon: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -85,7 +87,8 @@ impl Store {
 
     fn database(&self, options: DbOptions, client: Arc<dyn ReplicaClient>, replica: ReplicaOptions) -> Database {
         let client = self.traffic.meter(client);
-        Database::new(options, replica, self.options.clone(), client, self.clock.clone())
+        let seats = self.shared.seats.clone();
+        Database::new(options, replica, self.options.clone(), client, self.clock.clone(), seats)
     }
 
     /// All databases, in the order they were added.
@@ -102,6 +105,11 @@ impl Store {
     /// more until the process starts anew.
     pub fn crashed_tasks(&self) -> usize {
         self.shared.alarm.crashed()
+    }
+
+    /// How many databases are open, and how many are not for want of descriptors.
+    pub fn seats(&self) -> SeatUse {
+        self.shared.seats.usage()
     }
 
     /// How much runs at this moment of what waits for a place: passes, uploads, work

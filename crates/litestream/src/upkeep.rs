@@ -215,7 +215,14 @@ impl Database {
         let client = self.prefix.clone() as std::sync::Arc<dyn ReplicaClient>;
         let info = compact(
             &client,
-            Job { into, inputs: sources, staging: staging.clone(), scratch, disk: self.options.disk.clone() },
+            Job {
+                into,
+                inputs: sources,
+                staging: staging.clone(),
+                scratch,
+                disk: self.options.disk.clone(),
+                fan_in: self.store.fan_in(),
+            },
         )
         .await?;
         if let Some(copy) = staging
@@ -343,7 +350,9 @@ impl Database {
 
     /// Stores the present state at level 9, even if it is there.
     pub(crate) async fn store_snapshot(&self) -> Result<Txid> {
+        let seated = self.seat.take().await?;
         let info = store_image(&self.prefix, &self.capture, ImageKind::Snapshot, Place::Snapshot).await?;
+        drop(seated);
         tracing::info!(system = "store", db = self.name(), txid = %info.id.max, size = info.size, "snapshot complete");
         self.update_status(|status, now| status.snapshot_at = Some(now));
         Ok(info.id.max)

@@ -29,6 +29,18 @@ impl Watcher {
         }
     }
 
+    /// For a database that is not open here and has no WAL: notifies `wake` once when
+    /// somebody opens or uses it. False when that cannot be promised.
+    pub(crate) fn arm_without_wal(&self, db: &Path, wake: &Arc<Notify>) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Some(inner) = &self.inner {
+            return inner.arm_without_wal(db, wake).is_ok();
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _unused = (db, wake);
+        false
+    }
+
     /// Notifies `wake` once when the WAL of `db` is written to or when either file
     /// is moved or deleted. False when that cannot be promised.
     ///
@@ -86,9 +98,13 @@ mod linux {
         pub(super) fn arm(&self, db: &Path, wake: &Arc<Notify>) -> io::Result<()> {
             let mut wal = db.as_os_str().to_owned();
             wal.push("-wal");
-            let gone = WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONESHOT;
-            self.add(&PathBuf::from(wal), gone | WatchFlags::MODIFY, wake)?;
-            self.add(db, gone, wake)
+            self.add(&PathBuf::from(wal), GONE | WatchFlags::MODIFY, wake)?;
+            self.add(db, GONE, wake)
+        }
+
+        pub(super) fn arm_without_wal(&self, db: &Path, wake: &Arc<Notify>) -> io::Result<()> {
+            // A connection that was opened before reads the header before it makes a WAL.
+            self.add(db, GONE | WatchFlags::OPEN | WatchFlags::ACCESS | WatchFlags::MODIFY, wake)
         }
 
         fn add(&self, path: &Path, flags: WatchFlags, wake: &Arc<Notify>) -> io::Result<()> {
@@ -100,6 +116,9 @@ mod linux {
             Ok(())
         }
     }
+
+    const GONE: WatchFlags =
+        WatchFlags::ATTRIB.union(WatchFlags::DELETE_SELF).union(WatchFlags::MOVE_SELF).union(WatchFlags::ONESHOT);
 
     impl Drop for Inotify {
         fn drop(&mut self) {

@@ -315,6 +315,15 @@ fn add_process(page: &mut Page, observer: &Observer, database_count: usize) {
     single("litestream_databases", Kind::Gauge, "Databases that are known", database_count as f64);
     let help = "Background tasks that ended by a panic; restart when this is not 0";
     single("litestream_crashed_tasks_total", Kind::Counter, help, observer.store.crashed_tasks() as f64);
+    let seats = observer.store.seats();
+    let help = "Databases that are open; the others are idle and closed, or wait to be opened";
+    single("litestream_databases_open", Kind::Gauge, help, seats.open as f64);
+    let help = "Idle databases that were closed for want of descriptors and are opened when they change";
+    single("litestream_databases_parked", Kind::Gauge, help, seats.parked as f64);
+    let help = "Databases that wait until they can be opened";
+    single("litestream_databases_waiting", Kind::Gauge, help, seats.waiting as f64);
+    let help = "How often a database was closed so that another could be opened";
+    single("litestream_parkings_total", Kind::Counter, help, seats.parkings as f64);
     let queues = observer.store.queues();
     page.family("litestream_queue_running", Kind::Gauge, "Work of all databases that runs now", |family| {
         queues.iter().for_each(|queue| family.sample(&[("queue", queue.name)], queue.running as f64));

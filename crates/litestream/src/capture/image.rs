@@ -65,6 +65,7 @@ struct Pages {
 impl Capture {
     /// Freezes the present moment for an image and sets the position to it.
     pub(crate) fn freeze_image(&mut self, kind: ImageKind) -> Result<Frozen> {
+        self.unpark()?;
         let mut frozen = self.freeze()?;
         match kind {
             ImageKind::Snapshot => frozen.txid = self.known()?.txid,

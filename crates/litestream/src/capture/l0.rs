@@ -88,6 +88,7 @@ impl Capture {
     /// It follows an image that lives at another level, so that level 0 always
     /// carries the newest TXID: upstream takes its position from there alone.
     pub(crate) fn write_anchor(&mut self) -> Result<()> {
+        self.unpark()?;
         if self.has_open_delta() {
             return self.publish_delta();
         }

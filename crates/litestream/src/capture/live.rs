@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ltx::PageSize;
 
-use crate::continuity::Tally;
+use crate::continuity::{Tail, Tally};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pin_chain::{Held, PinChain, Side};
 use crate::position::Inode;
@@ -199,6 +199,19 @@ impl Live {
         header
             .filter(|header| header.salts == salts)
             .ok_or_else(|| Error::new(ErrorKind::Discontinuous, "the wal header is not the one the wal-index names"))
+    }
+
+    /// The database behind symlinks, and its WAL.
+    pub(super) fn paths(&self) -> (&Path, &Path) {
+        (&self.path, &self.wal_path)
+    }
+
+    /// What stands in the WAL where the next frame after `place` would go. `None` at
+    /// the end of the file.
+    pub(super) fn tail(&self, place: &WalPosition) -> Option<Tail> {
+        let mut frame_header = [0; wal::FRAME_HEADER_LEN];
+        self.wal.read_exact_at(&mut frame_header, wal::frame_offset(self.page_size, place.frame)).ok()?;
+        Some(Tail { place: *place, wal_inode: self.wal_inode, frame_header })
     }
 
     /// Salts and checksum stored in the frame right before `place`.

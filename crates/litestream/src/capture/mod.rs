@@ -11,6 +11,7 @@ mod image;
 mod l0;
 mod live;
 mod open;
+mod parked;
 mod pass;
 mod rebase;
 mod sealed;
@@ -54,6 +55,8 @@ pub(crate) struct Capture {
     sealed: Option<sealed::SealedDelta>,
     /// Frames copied under the write lock and not looked at yet.
     held: Option<held::HeldTail>,
+    /// What is known of the database while it is not open for want of descriptors.
+    parked: Option<parked::Parked>,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
     counters: Arc<Counters>,
@@ -150,6 +153,7 @@ impl Capture {
             delta: None,
             sealed: None,
             held: None,
+            parked: None,
             broken: None,
             counters,
         }
@@ -220,6 +224,14 @@ impl Capture {
         self.drop_deltas();
     }
 
+    /// Writes down what the page sums describe, so that closing them loses nothing.
+    fn stamp_sums(&mut self) -> Result<()> {
+        match &mut self.local {
+            Some(Local { sums: Some(sums), .. }) if sums.txid() > sums.durable_txid() => sums.stamp(),
+            _ => Ok(()),
+        }
+    }
+
     /// Drops everything in memory; the next pass begins from what is on disk.
     fn forget(&mut self) {
         self.live = None;
@@ -240,12 +252,9 @@ impl Capture {
         if self.has_open_delta() {
             self.publish_delta()?;
         }
-        if let Some(Local { sums: Some(sums), .. }) = &mut self.local
-            && sums.txid() > sums.durable_txid()
-        {
-            sums.stamp()?;
-        }
+        self.stamp_sums()?;
         self.forget();
+        self.parked = None;
         self.local = None;
         self.let_go_of_file();
         Ok(())

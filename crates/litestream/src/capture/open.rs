@@ -10,7 +10,7 @@ use super::live::Live;
 use super::{Base, Capture, Local};
 use std::sync::Arc;
 
-use crate::continuity::{Evidence, Gap, judge};
+use crate::continuity::{Evidence, Gap, judge, restarted_at_its_end};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meta::MetaDir;
 use crate::page_sums::PageSums;
@@ -36,8 +36,9 @@ impl Capture {
         // It continued pins that are gone.
         self.drop_deltas();
         let result = self.settle_base();
-        if result.is_err() {
-            self.live = None;
+        match &result {
+            Ok(()) => self.parked = None,
+            Err(_) => self.live = None,
         }
         result
     }
@@ -67,6 +68,8 @@ impl Capture {
             index: live.index()?,
             frame_before: live.frame_before(&position.wal)?,
         };
+        let tail = live.tail(&position.wal);
+        let parked = self.parked.as_ref().and_then(|parked| parked.tail);
         let verdict = match self.broken.take() {
             // The log contradicted itself; whatever it says about the position now
             // is no proof.
@@ -77,6 +80,14 @@ impl Capture {
         self.load_sums(&position)?;
         match verdict {
             Ok(()) if self.local()?.sums.is_some() && is_recorded => Ok(()),
+            Err(Gap::Restarted)
+                if self.local()?.sums.is_some()
+                    && is_recorded
+                    && restarted_at_its_end(&position, &evidence, parked, tail) =>
+            {
+                let wal = WalPosition { salts: evidence.index.end.salts, frame: 0, chain: wal::Chain::default() };
+                self.publish(Position { wal, ..position }, &[])
+            }
             // The log proves what comes next, but not that the program that wrote
             // the newest files had captured everything before them: upstream
             // overlooks restarts of the WAL (D1). The comparison tells.

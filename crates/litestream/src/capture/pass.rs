@@ -18,6 +18,9 @@ impl Capture {
     /// True when there may be something to do: frames beyond the position, or a
     /// database that is not open. Costs one read of shared memory.
     pub(crate) fn is_behind(&self) -> bool {
+        if let Some(changed) = self.parked_and_changed() {
+            return changed;
+        }
         let (Some(live), Ok(position)) = (&self.live, self.captured()) else { return true };
         live.peek().is_none_or(|index| index.end.salts != position.wal.salts || index.end.frame != position.wal.frame)
     }
@@ -25,6 +28,9 @@ impl Capture {
     /// True when an idle database needs a pass all the same: its file was replaced,
     /// or frames have waited long enough for a checkpoint.
     pub(crate) fn needs_attention(&self, now: Instant) -> bool {
+        if let Some(changed) = self.parked_and_changed() {
+            return changed;
+        }
         let Some(live) = &self.live else { return true };
         let waits = match self.checkpoints.dirty_since {
             Some(since) => self.is_waiting_too_long(since, now) && now >= self.checkpoints.not_before,
@@ -33,8 +39,11 @@ impl Capture {
         waits || live.check().is_err()
     }
 
-    /// True when the database is open, and the file at its path is the one that is open.
+    /// True when the file at the path is the one that is open, or parked and unchanged.
     pub(crate) fn is_on_its_file(&self) -> bool {
+        if let Some(changed) = self.parked_and_changed() {
+            return !changed;
+        }
         self.live.as_ref().is_some_and(|live| live.check().is_ok())
     }
 

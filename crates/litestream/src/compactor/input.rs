@@ -24,14 +24,25 @@ use super::{FAN_IN, Fault, Source};
 pub(super) struct Inputs {
     client: Arc<dyn ReplicaClient>,
     sources: Vec<Source>,
+    fan_in: usize,
     cancel: CancellationToken,
     runtime: Handle,
 }
 
 impl Inputs {
     /// To be called on a runtime; its threads fetch what is remote.
-    pub(super) fn new(client: Arc<dyn ReplicaClient>, sources: Vec<Source>, cancel: CancellationToken) -> Self {
-        Self { client, sources, cancel, runtime: Handle::current() }
+    pub(super) fn new(
+        client: Arc<dyn ReplicaClient>,
+        sources: Vec<Source>,
+        fan_in: usize,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { client, sources, fan_in: fan_in.clamp(2, FAN_IN), cancel, runtime: Handle::current() }
+    }
+
+    /// How many of them may be open at once.
+    pub(super) fn fan_in(&self) -> usize {
+        self.fan_in
     }
 
     /// The names of all inputs. A hole between them costs no read.

@@ -49,7 +49,8 @@ impl Setup {
     }
 
     fn job(&self, into: FileId, inputs: Vec<Source>) -> Job {
-        Job { into, inputs, staging: None, scratch: self.dir.path().join("scratch"), disk: Disk::default() }
+        let scratch = self.dir.path().join("scratch");
+        Job { into, inputs, staging: None, scratch, disk: Disk::default(), fan_in: FAN_IN }
     }
 
     /// Compacts streamed and staged; both must fail alike and leave nothing.
@@ -384,7 +385,7 @@ impl ReplicaClient for Unlucky {
 async fn downloads_that_end_early_go_on_where_they_stopped() {
     let setup = Setup::new();
     let (client, _events) = Unlucky::over(&setup, Mishap::ShortReads(400));
-    let inputs = Inputs::new(client, setup.remote(0).await.split_off(1), CancellationToken::new());
+    let inputs = Inputs::new(client, setup.remote(0).await.split_off(1), FAN_IN, CancellationToken::new());
     let scratch = setup.dir.path().join("scratch");
     let merged = tokio::task::spawn_blocking(move || {
         let mut merged = Vec::new();

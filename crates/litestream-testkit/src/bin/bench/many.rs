@@ -46,7 +46,7 @@ fn measure(stage: &Stage, report: &mut Report, tool: Tool, dir: &Path) -> Result
     fs::write(
         &config,
         format!(
-            "dbs:\n  - dir: {}\n    pattern: '*.db'\n    replica:\n      type: file\n      path: {}\n",
+            "dbs:\n  - dir: {}\n    pattern: '*.db'\n    watch: true\n    replica:\n      type: file\n      path: {}\n",
             dir.join("data").display(),
             replica.display()
         ),

@@ -405,6 +405,9 @@ impl DbConfig {
             options.max_sync_wal_bytes = u64::try_from(bytes).unwrap_or(0);
         }
         options.max_local_bytes = self.max_local_bytes.unwrap_or(0);
+        if let Some(bytes) = self.max_wal_bytes {
+            options.max_wal_bytes = bytes;
+        }
         Ok(options)
     }
 }

@@ -113,6 +113,54 @@ fn local_files_stay_within_their_budget_while_the_store_is_away() {
     site.assert_restores("after the store came back");
 }
 
+/// The state directory's disk is full for long, and an application that leaves all
+/// checkpoints to us writes on as fast as it can: the WAL stays short all the same, the
+/// daemon says what that costs, and the newest state is replicated when there is space.
+#[test]
+fn the_wal_stays_within_its_budget_while_nothing_can_be_captured() {
+    const BUDGET: u64 = 4_000_000;
+    /// What a writer of 100 MB/s adds in a third of a second: between two looks, while the
+    /// lock is waited for and the log is copied.
+    const OVERSHOOT: u64 = 32_000_000;
+    let (site, disk, application) = site_on_small_disk("8m", "max-wal-bytes: 4MB");
+    application
+        .execute_batch("PRAGMA wal_autocheckpoint = 0; CREATE TABLE big (id INTEGER PRIMARY KEY, body BLOB)")
+        .unwrap();
+    let mut daemon = site.daemon(&ours());
+    let address = address(&mut daemon);
+    wait_for(&address, "a first upload", |page| page.sum("litestream_replica_txid", &[]) > Some(1.0));
+    disk.fill();
+    let (mut written, mut most) = (0, 0);
+    let started = Instant::now();
+    let given_up = || Page::of(&address).sum("litestream_wals_given_up_total", &[]) > Some(0.0);
+    while written < 30 * BUDGET || !given_up() {
+        for row in 0..40 {
+            application.execute("INSERT OR REPLACE INTO big VALUES (?, randomblob(50000))", [row]).unwrap();
+            written += 50_000;
+            most = most.max(fs::metadata(site.path("app.db-wal")).unwrap().len());
+        }
+        assert!(started.elapsed() < LIMIT, "{written} {most}\n{}", daemon.log());
+    }
+    eprintln!("written {written} in {:?}, longest wal {most}", started.elapsed());
+    assert!(most < BUDGET + OVERSHOOT, "{most} of {written}");
+    let line = daemon.wait_for_log("wal given up", LIMIT).unwrap();
+    assert!(line.contains("level=WARN") && line.contains("max-wal-bytes") && line.contains("limit=4000000"), "{line}");
+    let page = Page::of(&address);
+    assert_eq!(page.sum("litestream_disk_full", &[]), Some(1.0));
+    assert!(page.sum("litestream_replica_lag_seconds", &[]) > Some(0.0));
+    disk.relieve();
+    wait_for(&address, "space again", |page| {
+        page.sum("litestream_disk_full", &[]) == Some(0.0)
+            && page.sum("litestream_unsent_transactions", &[]) == Some(0.0)
+            && page.sum("litestream_replica_lag_seconds", &[]) == Some(0.0)
+    });
+    assert!(daemon.log().contains("continuity lost, captured the pages that differ"), "{}", daemon.log());
+    scenario::commit(&application, 5).unwrap();
+    site.wait_until_replicated(LIMIT, "after the wal was given up");
+    assert!(daemon.terminate(LIMIT).unwrap().success());
+    site.assert_restores("after the wal was given up");
+}
+
 /// For a while the state directory's disk is full: the metrics say so, the application
 /// goes on, and afterwards everything is replicated without a new image.
 #[test]

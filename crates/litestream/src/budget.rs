@@ -1,4 +1,4 @@
-//! Keeping one database's local state within what the operator allows.
+//! Keeping one database's local state, and its WAL, within what the operator allows.
 //!
 //! Normally it stays small by itself. It grows when files cannot be sent because
 //! the store is away. Then what can best be spared goes first, in this order:
@@ -15,6 +15,12 @@
 //! and taken only for `max-local-bytes`, never by default.
 //! Nothing in the database itself is ever touched.
 //!
+//! The WAL grows when nothing can be captured from it, because the disk of the local
+//! state is full or refuses to be written. Beyond `max-wal-bytes` the pin is given up
+//! and the WAL made to start over, again and again for as long as that lasts. The moments in
+//! between cannot be restored then; the newest state is captured, by comparing all
+//! pages, as soon as there is space. This is told as well.
+//!
 //! Spec: docs/operations.md, "Budgets".
 
 use std::time::Duration;
@@ -23,7 +29,7 @@ use jiff::SignedDuration;
 use litestream_replica::Inventory;
 use ltx::Txid;
 
-use crate::capture::Capture;
+use crate::capture::{Capture, MIN_SPACE};
 use crate::db::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::with;
@@ -115,6 +121,58 @@ impl Database {
         Ok(())
     }
 
+    /// Sits out the pause after a failed pass and keeps the WAL within its budget
+    /// meanwhile. Ends early when there is space again for what was given up.
+    pub(crate) async fn outlast(&self, pause: Duration) {
+        let until = tokio::time::Instant::now() + pause;
+        while tokio::time::Instant::now() < until {
+            tokio::time::sleep_until(until.min(tokio::time::Instant::now() + WAL_LOOK)).await;
+            match self.keep_wal_budget().await {
+                Ok(has_space) if has_space => return,
+                Ok(_) => {}
+                Err(err) if err.kind() == ErrorKind::Busy => {}
+                Err(err) => {
+                    tracing::debug!(db = %self.path().display(), error = %err, "cannot copy the wal into the database")
+                }
+            }
+        }
+    }
+
+    /// One look at the WAL while nothing can be captured. True when the WAL was given
+    /// up and there is space to begin anew.
+    async fn keep_wal_budget(&self) -> Result<bool> {
+        let limit = self.options.max_wal_bytes;
+        if limit == 0 {
+            return Ok(false);
+        }
+        let is_closed = self.is_closed.clone();
+        let look = move |capture: &mut Capture| {
+            if is_closed.load(std::sync::atomic::Ordering::Acquire) {
+                return Ok((None, false));
+            }
+            if capture.has_given_up_wal() && capture.local_space().is_some_and(|space| space >= MIN_SPACE) {
+                return Ok((None, true));
+            }
+            let len = capture.wal_in_use();
+            let given_up = len > limit && capture.let_go_of_wal(limit)?;
+            Ok((given_up.then_some(len), false))
+        };
+        let (given_up, has_space) = with(&self.capture, look).await?;
+        if let Some(wal_bytes) = given_up {
+            self.counters.gave_up_wal();
+            tracing::warn!(
+                system = "store",
+                db = self.name(),
+                path = %self.path().display(),
+                wal_bytes,
+                limit,
+                hint = "moments since the last capture cannot be restored; all pages are compared as soon as local files can be written",
+                "wal given up: it exceeds max-wal-bytes and cannot be captured"
+            );
+        }
+        Ok(has_space)
+    }
+
     /// Bytes of level-0 files and of copies of compacted files.
     async fn local_bytes(&self) -> Result<u64> {
         let staged = self.staged.clone();
@@ -140,4 +198,6 @@ impl Database {
     }
 }
 
+/// How often the WAL is looked at while nothing can be captured.
+const WAL_LOOK: Duration = Duration::from_millis(100);
 const RELIEF_INTERVAL: Duration = Duration::from_secs(30);

@@ -33,6 +33,8 @@ pub struct Counts {
     pub local_bytes: u64,
     /// How often history that waited to be sent was given up for a budget.
     pub histories_given_up: u64,
+    /// How often the WAL was given up because nothing could be captured from it.
+    pub wals_given_up: u64,
     /// Since when a pass is running.
     pub pass_began_at: Option<Timestamp>,
 }
@@ -76,6 +78,7 @@ pub(crate) struct Counters {
     upload_errors: AtomicU64,
     local_bytes: AtomicU64,
     histories_given_up: AtomicU64,
+    wals_given_up: AtomicU64,
     backoff_ms: [AtomicU64; 2],
     l0_expiry: Mutex<Option<L0Expiry>>,
     /// Milliseconds since the epoch; zero while none is running.
@@ -133,6 +136,10 @@ impl Counters {
         self.histories_given_up.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn gave_up_wal(&self) {
+        self.wals_given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// `pause` is zero once an attempt succeeds.
     pub(crate) fn backs_off(&self, side: Side, pause: Duration) {
         let [capture, upload] = &self.backoff_ms;
@@ -156,6 +163,7 @@ impl Counters {
             upload_errors: self.upload_errors.load(Ordering::Relaxed),
             local_bytes: self.local_bytes.load(Ordering::Relaxed),
             histories_given_up: self.histories_given_up.load(Ordering::Relaxed),
+            wals_given_up: self.wals_given_up.load(Ordering::Relaxed),
             capture_backoff,
             upload_backoff,
             l0_expiry: *self.l0_expiry.lock().unwrap_or_else(PoisonError::into_inner),

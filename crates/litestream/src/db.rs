@@ -49,7 +49,7 @@ pub struct Database {
     id: u64,
     is_touched: AtomicBool,
     /// Set while nothing may open the database again.
-    is_closed: Arc<AtomicBool>,
+    pub(crate) is_closed: Arc<AtomicBool>,
     pub(crate) lifecycle: Lifecycle,
     /// Zero while unknown.
     page_len: AtomicU32,

@@ -81,6 +81,14 @@ impl Shared {
     }
 }
 
+/// What comes between two passes.
+enum Rest {
+    UntilChanged,
+    For(Duration),
+    /// Nothing can be captured, and the WAL grows.
+    InTrouble(Duration),
+}
+
 /// Captures until cancelled.
 pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: CancellationToken) {
     let mut failures = Failures::new(Side::Capture, db.replica.sync_interval);
@@ -98,7 +106,7 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
             // is over, instead of being part of a task that mostly sleeps.
             Box::pin(db.pass(if publish { Publish::Soon } else { Publish::Later }, seated)).await
         };
-        let pause = match pass {
+        let rest = match pass {
             Ok(_) => {
                 failures.recovered(&db);
                 if publish {
@@ -114,7 +122,7 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
                 } else if !settle(&db, next_file, &cancel).await || db.has_open_delta() {
                     continue;
                 }
-                Duration::ZERO
+                Rest::UntilChanged
             }
             // No database yet is a state, not a fault.
             Err(err) if err.kind() == ErrorKind::Missing => {
@@ -122,17 +130,17 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
                 if shared.seats.is_crowded() {
                     db.seat.park().await;
                 }
-                db.options.monitor_interval.max(MIN_PAUSE)
+                Rest::For(db.options.monitor_interval.max(MIN_PAUSE))
             }
             // Somebody holds a lock for a moment; it is not worth a backoff yet.
-            Err(err) if err.kind() == ErrorKind::Busy && failures.is_brief() => BUSY_PAUSE,
-            Err(err) => failures.failed(&db, &err),
+            Err(err) if err.kind() == ErrorKind::Busy && failures.is_brief() => Rest::For(BUSY_PAUSE),
+            Err(err) => Rest::InTrouble(failures.failed(&db, &err)),
         };
         let next = async {
-            if pause.is_zero() {
-                wait_for_change(&db, &shared).await;
-            } else {
-                sleep(pause).await;
+            match rest {
+                Rest::UntilChanged => wait_for_change(&db, &shared).await,
+                Rest::For(pause) => sleep(pause).await,
+                Rest::InTrouble(pause) => db.outlast(pause).await,
             }
         };
         tokio::select! {

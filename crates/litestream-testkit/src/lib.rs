@@ -14,6 +14,7 @@
 //! - [`oss_server`] – a stand-in for Alibaba Cloud's store that checks signatures
 //! - [`fault_proxy`] – stands before any of them and breaks connections on demand
 //! - [`forward_proxy`] – the way out of a company's network
+//! - [`recorder`], [`facts`] – stand there too: what was asked of a server, and what it says
 //! - [`image`] – the oracle: which bytes a database consists of right now
 //! - [`workload`], [`bank`], [`scenario`] – applications that write to a database
 //! - [`v3_backup`] – backups as 0.3 left them, which no binary here writes any more
@@ -30,6 +31,7 @@ pub mod bank;
 pub mod cache;
 pub mod daemon;
 pub mod debian;
+pub mod facts;
 pub mod fault_proxy;
 pub mod forward_proxy;
 mod gate;
@@ -43,6 +45,7 @@ pub mod oss_server;
 pub mod program;
 pub mod python;
 pub mod rclone_s3;
+pub mod recorder;
 pub mod s3_server;
 pub mod scenario;
 pub mod schema;

@@ -39,16 +39,24 @@ impl Running {
         if let Some(server) = slot.get() {
             return Ok(server);
         }
+        let server = Self::start_one(program, arguments)?;
+        Ok(slot.get_or_init(|| server))
+    }
+
+    /// A server for one caller alone.
+    ///
+    /// # Errors
+    /// As [`shared`](Self::shared).
+    pub(crate) fn start_one(program: &Path, arguments: impl Fn(&Path, u16) -> Vec<OsString>) -> Result<Self> {
         let mut attempts_left = 3;
-        let server = loop {
+        loop {
             attempts_left -= 1;
             // A port that was free may be taken before the server binds it.
             match Self::start(program, &arguments) {
                 Err(_) if attempts_left > 0 => {}
-                result => break result?,
+                result => return result,
             }
-        };
-        Ok(slot.get_or_init(|| server))
+        }
     }
 
     fn start(program: &Path, arguments: &impl Fn(&Path, u16) -> Vec<OsString>) -> Result<Self> {

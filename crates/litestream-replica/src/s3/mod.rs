@@ -73,7 +73,7 @@ impl S3Client {
             http: context.http.client(settings.skip_verify)?,
             context: context.clone(),
             ready: OnceCell::new(),
-            conditional: Arc::new(Conditional::new(settings.quirks.conditional_writes && settings.endpoint.is_none())),
+            conditional: Arc::new(Conditional::new(settings.quirks.conditional_writes)),
             settings,
         })
     }

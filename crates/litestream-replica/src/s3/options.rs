@@ -161,15 +161,12 @@ impl Settings {
         let options = options.or_from_url(S3Options::default());
         let bucket = options.bucket.clone().ok_or_else(|| setup("bucket required for s3 replica"))?;
         let access_point = AccessPoint::parse(&bucket)?;
-        let quirks = Quirks::of(options.endpoint.as_deref());
 
-        let configured = options.endpoint.as_deref().map(|text| Endpoint::parse("s3", text)).transpose()?;
-        let own_endpoint = configured.is_some();
+        let own_endpoint = options.endpoint.is_some();
         let from_env = || context.env_var("AWS_ENDPOINT_URL_S3").or_else(|| context.env_var("AWS_ENDPOINT_URL"));
-        let endpoint = match configured {
-            Some(endpoint) => Some(endpoint),
-            None => from_env().as_deref().map(|text| Endpoint::parse("s3", text)).transpose()?,
-        };
+        let endpoint_text = options.endpoint.clone().or_else(from_env);
+        let endpoint = endpoint_text.as_deref().map(|text| Endpoint::parse("s3", text)).transpose()?;
+        let quirks = Quirks::of(endpoint_text.as_deref());
         if access_point.is_some() && endpoint.is_some() {
             return Err(setup("s3: Path-style addressing cannot be used with ARN buckets; remove the endpoint"));
         }
@@ -197,7 +194,7 @@ impl Settings {
             part_size: rounded_part_size(options.part_size.filter(|&size| size > 0)),
             concurrency: options.concurrency.filter(|&count| count > 0).unwrap_or(quirks.concurrency),
             kms_key_id: options.sse_kms_key_id,
-            quirks: Quirks { crc32: quirks.crc32 && endpoint.is_none(), ..quirks },
+            quirks,
             bucket,
             access_point,
             endpoint,
@@ -293,6 +290,17 @@ mod tests {
             );
             assert_eq!(got, (region, path_style, md5, encoding, concurrency, crc32), "{endpoint}");
         }
+    }
+
+    /// Fly.io gives its applications Tigris by this variable.
+    #[test]
+    fn endpoints_of_the_environment_are_recognised_too() {
+        let env = |name: &str| (name == "AWS_ENDPOINT_URL_S3").then(|| "https://fly.storage.tigris.dev".to_owned());
+        let context = ClientContext { env: Some(Arc::new(env)), ..ClientContext::default() };
+        let settings = Settings::resolve(options(), &context).unwrap();
+        assert!(!settings.content_md5 && settings.quirks.consistent_header && !settings.quirks.crc32);
+        let other = S3Options { endpoint: Some("https://s3.example".into()), ..options() };
+        assert!(Settings::resolve(other, &context).unwrap().content_md5, "the configuration goes before");
     }
 
     #[test]

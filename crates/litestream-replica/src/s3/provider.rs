@@ -41,11 +41,14 @@ impl Quirks {
     /// The quirks of the store at `endpoint`; none means Amazon.
     pub(super) fn of(endpoint: Option<&str>) -> Self {
         let plain = Self::PLAIN;
-        let Some(endpoint) = endpoint else {
-            return Self { crc32: true, conditional_writes: true, ..plain };
-        };
+        let amazon = Self { crc32: true, conditional_writes: true, ..plain };
+        let Some(endpoint) = endpoint else { return amazon };
         let host = host_of(endpoint);
-        if host == "fly.storage.tigris.dev" || host == "t3.storage.dev" {
+        if is_amazon(&host) {
+            // By its full name, or through an endpoint in a private network. Buckets
+            // with locked objects insist on the checksum.
+            amazon
+        } else if host == "fly.storage.tigris.dev" || host == "t3.storage.dev" {
             // Refuses Content-MD5 on deletes.
             Self { content_md5: false, consistent_header: true, ..plain }
         } else if host.ends_with(".r2.cloudflarestorage.com") {
@@ -68,6 +71,12 @@ fn host_of(endpoint: &str) -> String {
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.contains('@') { String::new() } else { host.to_owned() }
+}
+
+/// True for Amazon's hosts: regional, dual stack, of private networks, and in China.
+fn is_amazon(host: &str) -> bool {
+    let name = host.strip_suffix(":443").unwrap_or(host);
+    name.ends_with(".amazonaws.com") || name.ends_with(".amazonaws.com.cn")
 }
 
 /// True for the hosts of Google Cloud Storage's S3-like API, regional ones included.
@@ -152,6 +161,18 @@ mod tests {
         ] {
             assert_eq!(Quirks::of(Some(endpoint)), wanted, "{endpoint}");
         }
-        assert_eq!(Quirks::of(None), Quirks { crc32: true, conditional_writes: true, ..plain }, "amazon");
+        let amazon = Quirks { crc32: true, conditional_writes: true, ..plain };
+        for endpoint in [
+            None,
+            Some("https://s3.eu-west-1.amazonaws.com"),
+            Some("https://bucket.vpce-0a1b2c3d-4e5f.s3.us-east-1.vpce.amazonaws.com:443/"),
+            Some("s3.cn-north-1.amazonaws.com.cn"),
+        ] {
+            assert_eq!(Quirks::of(endpoint), amazon, "{endpoint:?}");
+        }
+        for endpoint in ["https://amazonaws.com.evil.example", "https://me@s3.amazonaws.com", "https://s3amazonaws.com"]
+        {
+            assert_eq!(Quirks::of(Some(endpoint)), plain, "{endpoint}");
+        }
     }
 }

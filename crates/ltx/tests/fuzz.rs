@@ -90,7 +90,7 @@ fn repair(file: &mut Vec<u8>) {
 
 /// Two read buffers and pages, and what LZ4 keeps for blocks of 4 MiB.
 fn codec(page_size: usize) -> Bound {
-    Bound { base: 9 << 20 | page_size as u64 * 8, per_byte: 4 }
+    Bound { base: (9 << 20) + page_size as u64 * 8, per_byte: 4 }
 }
 
 type Pages = Vec<(Pgno, Vec<u8>)>;

@@ -57,9 +57,12 @@ fn webdav_is_asked_as_recorded() {
     compare("webdav", &[("webdav", store::webdav)]);
 }
 
+/// The name of a recording, and its store.
+type Variant = (&'static str, fn() -> Store);
+
 /// Records both programs on every variant of a type of store and compares them
 /// with the golden files, and with one another.
-fn compare(section: &str, variants: &[(&str, fn() -> Store)]) {
+fn compare(section: &str, variants: &[Variant]) {
     // All at once: most of the time is spent waiting for a second to pass.
     let recorded = thread::scope(|scope| {
         let jobs = variants.iter().map(|&(name, open)| {

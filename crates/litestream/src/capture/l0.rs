@@ -138,12 +138,14 @@ impl Capture {
     /// Makes a durable file the new position.
     pub(super) fn publish(&mut self, position: Position, sums: &[(Pgno, Checksum)]) -> Result<()> {
         let Local { position_file, sums: table, .. } = self.local.as_mut().ok_or_else(super::not_open)?;
-        if let Some(table) = table {
-            // While a table is being built beside us it describes an older
-            // transaction; the files in between are replayed when it is complete.
-            if table.txid() == position.txid.previous() {
-                table.apply(position.txid, position.commit, sums)?;
-            }
+        // While a table is being built beside us it describes an older
+        // transaction; the files in between are replayed when it is complete.
+        if let Some(table) = table
+            && table.txid() == position.txid.previous()
+            && let Err(err) = table.apply(position.txid, position.commit, sums)
+        {
+            self.distrust_sums();
+            return Err(err);
         }
         self.base = Base::Known(position);
         position_file.store(&position)

@@ -210,16 +210,35 @@ impl Capture {
     /// Deletes local level-0 files; those the page sums may still replay are
     /// brought into them first.
     pub(crate) fn remove_l0(&mut self, txids: &[Txid]) -> Result<()> {
-        let local = self.local_mut()?;
         for &txid in txids {
-            if let Some(sums) = &mut local.sums
-                && sums.durable_txid() < txid
-            {
-                sums.stamp()?;
+            if self.local()?.sums.as_ref().is_some_and(|sums| sums.durable_txid() < txid) {
+                self.stamp_sums()?;
             }
-            local.meta.remove_l0(txid)?;
+            self.local()?.meta.remove_l0(txid)?;
         }
         Ok(())
+    }
+
+    /// Writes down what the page sums describe, so that closing them loses nothing.
+    fn stamp_sums(&mut self) -> Result<()> {
+        let stamped = match &mut self.local {
+            Some(Local { sums: Some(sums), .. }) if sums.txid() > sums.durable_txid() => sums.stamp(),
+            _ => return Ok(()),
+        };
+        if stamped.is_err() {
+            self.distrust_sums();
+        }
+        stamped
+    }
+
+    /// A write or a flush of the page sums failed, and nobody knows which of them are on
+    /// the disk: the next flush would succeed without them. The next pass begins with
+    /// those of the last stamp and the files after it, which are kept until then.
+    fn distrust_sums(&mut self) {
+        if let Some(local) = &mut self.local {
+            local.sums = None;
+        }
+        self.forget();
     }
 
     /// Forgets the base: the replica turned out to hold something else. The next
@@ -227,14 +246,6 @@ impl Capture {
     pub(crate) fn lose_base(&mut self, reason: &'static str) {
         self.base = Base::Missing { reason };
         self.drop_deltas();
-    }
-
-    /// Writes down what the page sums describe, so that closing them loses nothing.
-    fn stamp_sums(&mut self) -> Result<()> {
-        match &mut self.local {
-            Some(Local { sums: Some(sums), .. }) if sums.txid() > sums.durable_txid() => sums.stamp(),
-            _ => Ok(()),
-        }
     }
 
     /// Drops everything in memory; the next pass begins from what is on disk.

@@ -213,7 +213,13 @@ impl Capture {
             let path = local.meta.l0_path(txid);
             let mut changed = Vec::new();
             match for_each_page(&path, |pgno, page| changed.push((pgno, page_checksum(pgno, page)))) {
-                Ok(header) => sums.apply(txid, header.commit, &changed)?,
+                Ok(header) => {
+                    if let Err(err) = sums.apply(txid, header.commit, &changed) {
+                        // Half of it may be there: the next attempt reads it again.
+                        local.sums = None;
+                        return Err(err);
+                    }
+                }
                 Err(err) => {
                     tracing::warn!(path = %path.display(), error = %err, "page sums cannot be brought up to date");
                     local.sums = None;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use litestream_replica::clock::Clock;
 use litestream_replica::{
@@ -198,8 +198,7 @@ impl CloudClient {
         at.is_some_and(|at| self.cloud.world.fails(at, what, per_mille))
     }
 
-    /// The bytes of a body, whole; a stream is taken to its end first, so that the
-    /// thread that feeds it comes to rest.
+    /// The bytes of a body, unless it breaks off.
     async fn read(&self, at: Option<Occasion>, body: Body, name: &str) -> Result<Bytes> {
         let cut = self.fails(at, "cut", self.cloud.world.profile.cut);
         let bytes = match body {
@@ -207,10 +206,6 @@ impl CloudClient {
                 Bytes::from(std::fs::read(&path).map_err(|err| Error::with_source(ErrorKind::Transient, "read", err))?)
             }
             Body::Bytes(bytes) => bytes,
-            Body::Stream(mut chunks) if cut => {
-                chunks.next().await;
-                Bytes::new()
-            }
             Body::Stream(chunks) => chunks.try_collect::<Vec<Bytes>>().await?.concat().into(),
         };
         if cut {
@@ -269,9 +264,15 @@ impl ReplicaClient for CloudClient {
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
         let WriteRequest { id, timestamp, mode, body } = request;
         let name = format!("write {id}");
+        let is_alone = !matches!(body, Body::Stream(_));
+        let body = match body {
+            // To its end before anything is decided, so that the thread that feeds it has
+            // done all it does.
+            Body::Stream(chunks) => Body::Bytes(chunks.try_collect::<Vec<Bytes>>().await?.concat().into()),
+            body => body,
+        };
         let at = self.arrive(&name).await?;
         let world = &self.cloud.world;
-        let is_alone = !matches!(body, Body::Stream(_));
         let bytes = self.read(at, body, &name).await?;
         if let Some(at) = at.filter(|_| is_alone) {
             world.interleave(at, "an upload");

@@ -40,7 +40,7 @@ pub(crate) struct Oracle {
     restored: BTreeMap<Txid, u64>,
     /// The newest transaction that the process said the replica had.
     acknowledged: Txid,
-    /// When the oldest transaction ever stored was captured.
+    /// When a process first said that the replica had anything.
     begun_at: Option<Timestamp>,
     /// Restores compared.
     pub(crate) compared: u64,
@@ -141,9 +141,8 @@ impl Oracle {
                 &format!("transaction {acknowledged} was acknowledged, but only {} can be restored", plan.txid()),
             ));
         }
-        let oldest = inventory.files().iter().map(|file| file.created_at).min();
-        self.begun_at = [self.begun_at, oldest].into_iter().flatten().min();
         let now = self.world.clock.now();
+        self.begun_at.get_or_insert(now);
         let window = now - SignedDuration::try_from(self.world.profile.snapshot_retention)?;
         // A listing that is behind is outside of what a store promises: it may cost the
         // window, but neither the newest state nor its truth.

@@ -39,8 +39,11 @@ struct State {
     /// What was written and deleted while one was.
     meanwhile: Vec<Change>,
     /// The newest transaction this process has tried to write, once it has
-    /// written any. Anything newer in the replica is somebody else's.
+    /// written any.
     attempted: Option<Txid>,
+    /// The newest transaction that was there when it had not written any. Merging what
+    /// it found is no reason to take the rest for somebody else's.
+    found: Txid,
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +64,7 @@ impl Prefix {
         state.mirror = None;
         state.listed_at = None;
         state.attempted = None;
+        state.found = Txid::NONE;
         state.doubts += 1;
     }
 
@@ -98,9 +102,9 @@ impl Prefix {
     pub(crate) async fn list_all(&self) -> Result<Inventory> {
         let listing = Listing::begin(self);
         let mut inventory = Inventory::load_cautiously(&*self.client).await?;
-        let attempted = listing.finish(&mut inventory);
+        let known = listing.finish(&mut inventory);
         let newest = inventory.newest_txid();
-        if attempted.is_some_and(|ours| newest > ours) {
+        if newest > known {
             // Nothing may be planned from it.
             self.state().mirror = None;
             return Err(Error::new(
@@ -169,8 +173,9 @@ impl<'a> Listing<'a> {
     }
 
     /// Brings the listing up to date and makes it the mirror, unless something of
-    /// unknown effect happened meanwhile.
-    fn finish(&self, inventory: &mut Inventory) -> Option<Txid> {
+    /// unknown effect happened meanwhile. Returns the newest transaction that is ours
+    /// or was there before us.
+    fn finish(&self, inventory: &mut Inventory) -> Txid {
         let now = self.prefix.clock.now();
         let mut state = self.prefix.state();
         for &change in &state.meanwhile {
@@ -178,7 +183,10 @@ impl<'a> Listing<'a> {
         }
         state.mirror = (state.doubts == self.doubts).then(|| inventory.clone());
         state.listed_at = Some(now);
-        state.attempted
+        if state.attempted.is_none() {
+            state.found = state.found.max(inventory.newest_txid());
+        }
+        state.found.max(state.attempted.unwrap_or(Txid::NONE))
     }
 }
 
@@ -428,5 +436,19 @@ mod tests {
         names.files.lock().unwrap().insert(file(0, 2, 2));
         assert_eq!(prefix.list_all().await.unwrap_err().kind(), ErrorKind::Setup);
         assert!(prefix.known().is_none(), "nothing may be planned from it");
+    }
+
+    /// Levels may be due before the database could be opened, and then nothing newer was
+    /// written yet. Seeds 356 and 816 of the simulation.
+    #[tokio::test]
+    async fn merging_what_was_there_before_accuses_nobody() {
+        let (names, prefix) = prefix(Names::default());
+        names.files.lock().unwrap().insert(file(0, 1, 1));
+        names.files.lock().unwrap().insert(file(0, 2, 2));
+        prefix.list_all().await.unwrap();
+        prefix.write(request(file(1, 1, 1))).await.unwrap();
+        assert_eq!(prefix.list_all().await.unwrap().newest_txid(), Txid::new(2));
+        names.files.lock().unwrap().insert(file(0, 3, 3));
+        assert_eq!(prefix.list_all().await.unwrap_err().kind(), ErrorKind::Setup, "this one came later");
     }
 }

@@ -7,6 +7,7 @@
 mod support;
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -114,5 +115,92 @@ async fn l39_an_image_is_labelled_with_the_transaction_it_holds() {
     then.assert_same(&setup.restored_at(txid).await, "the image");
     db.sync().await.unwrap();
     setup.assert_restores("the image and what came later");
+    close(&store).await;
+}
+
+/// The page sums as they are on the medium: a flush that fails loses what it was to make
+/// durable, and the next one succeeds without it.
+#[derive(Default)]
+struct Medium(Mutex<Flushes>);
+
+#[derive(Default)]
+struct Flushes {
+    medium: Vec<u8>,
+    unflushed: Vec<(usize, Vec<u8>)>,
+    fails_next: bool,
+    failed: u32,
+    /// Flushes since, each with whether the medium then held what the file shows.
+    since: Vec<bool>,
+}
+
+impl DiskLayer for Medium {
+    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
+        let mut seen = self.0.lock().unwrap();
+        match op {
+            DiskOp::Write { path, offset, bytes, .. } if path.ends_with("page-sums") => {
+                seen.unflushed.push((usize::try_from(*offset).unwrap(), bytes.to_vec()));
+            }
+            DiskOp::SetLen { path, len, .. } if path.ends_with("page-sums") => {
+                let len = usize::try_from(*len).unwrap();
+                seen.medium.resize(len, 0);
+            }
+            DiskOp::Sync { path, file } if path.ends_with("page-sums") => {
+                let unflushed = std::mem::take(&mut seen.unflushed);
+                if std::mem::take(&mut seen.fails_next) {
+                    seen.failed += 1;
+                    return Err(io::Error::from_raw_os_error(5));
+                }
+                for (offset, bytes) in unflushed {
+                    let end = offset + bytes.len();
+                    let len = seen.medium.len().max(end);
+                    seen.medium.resize(len, 0);
+                    seen.medium[offset..end].copy_from_slice(&bytes);
+                }
+                let mut shown = vec![0; usize::try_from(file.metadata()?.len()).unwrap()];
+                file.read_exact_at(&mut shown, 0)?;
+                let is_whole = shown == seen.medium;
+                if seen.failed > 0 {
+                    seen.since.push(is_whole);
+                } else {
+                    assert!(is_whole, "the model of the medium is wrong");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// After a failed flush the table in memory is not stamped as whole: what the flush lost
+/// is written again first.
+#[tokio::test(flavor = "multi_thread")]
+async fn page_sums_that_a_failed_flush_lost_are_written_again_before_they_are_stamped() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let medium = Arc::new(Medium::default());
+    // Sent files go at once, and before them the sums are made durable.
+    let disk = Disk::behind(medium.clone());
+    let (store, db) = setup.store_with(DbOptions { disk, max_local_bytes: 1, ..DbOptions::new(setup.db()) });
+    // Each on pages of its own, so that no later commit makes up for a lost sum.
+    let commit = || app.execute("INSERT INTO t (x) VALUES (randomblob(20000))", []).unwrap();
+    commit();
+    store.once(false).await.unwrap();
+    let mut rounds = 0;
+    while medium.0.lock().unwrap().since.len() < 2 {
+        medium.0.lock().unwrap().fails_next |= rounds == 4;
+        commit();
+        // The database is opened anew after the failure, by the next pass.
+        let failed_before = medium.0.lock().unwrap().failed;
+        let result = db.sync().await;
+        assert!(result.is_ok() || medium.0.lock().unwrap().failed > failed_before, "{result:?}");
+        rounds += 1;
+        assert!(rounds < 50, "the sums are never made durable again");
+    }
+    {
+        let seen = medium.0.lock().unwrap();
+        assert_eq!(seen.failed, 1);
+        assert!(seen.since.iter().all(|is_whole| *is_whole), "stamped without what was lost: {:?}", seen.since);
+    }
+    setup.assert_restores("after a failed flush");
     close(&store).await;
 }

@@ -238,7 +238,11 @@ impl Capture {
         if let Some(local) = &mut self.local {
             local.sums = None;
         }
-        self.forget();
+        // Without a base there is nothing to compare with, and the next image brings
+        // sums of its own.
+        if !matches!(self.base, Base::Missing { .. }) {
+            self.forget();
+        }
     }
 
     /// Forgets the base: the replica turned out to hold something else. The next

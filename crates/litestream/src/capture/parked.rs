@@ -102,7 +102,7 @@ impl Capture {
     /// one may have frames beyond the position; they are found when it is opened.
     ///
     /// # Errors
-    /// The page sums cannot be made durable; everything stays open then.
+    /// The page sums cannot be made durable; the next pass opens everything anew.
     pub(crate) fn park(&mut self, force: bool) -> Result<bool> {
         let Some(live) = &self.live else { return Ok(self.has_let_go()) };
         let is_read_by_image = self.db_file.as_ref().is_none_or(|(_, file)| std::sync::Arc::strong_count(file) > 2);

@@ -262,6 +262,11 @@ impl MetaDir {
         }
     }
 
+    /// Makes deletions of level-0 files durable.
+    pub(crate) fn flush_names(&self) -> Result<()> {
+        self.disk.sync_dir(&self.l0_dir()).map_err(|e| Error::io("flush names of local ltx files", e))
+    }
+
     /// Puts a damaged file out of the way, keeping it for whoever wants to look.
     pub(crate) fn quarantine_l0(&self, txid: Txid) -> Result<PathBuf> {
         let path = self.l0_path(txid);

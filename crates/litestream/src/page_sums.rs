@@ -60,7 +60,8 @@ impl PageSums {
     /// Starts an empty table. Until the first [`stamp`](Self::stamp) it does not
     /// exist for [`open`](Self::open).
     pub(crate) fn create(file: DiskFile, page_size: PageSize) -> Result<Self> {
-        file.set_len(0).map_err(|e| Error::io("clear page sums", e))?;
+        // Flushed, or an old header could come back over new entries.
+        file.set_len(0).and_then(|()| file.sync_data()).map_err(|e| Error::io("clear page sums", e))?;
         Ok(Self { file, page_size, commit: 0, txid: Txid::NONE, stamp: Txid::NONE })
     }
 

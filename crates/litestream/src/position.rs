@@ -134,10 +134,11 @@ impl PositionFile {
         Ok(())
     }
 
-    /// Forgets every record.
+    /// Forgets every record for good.
     pub(crate) fn clear(&mut self) -> Result<()> {
         self.last = None;
-        (self.open)()?.set_len(0).map_err(|e| Error::io("clear position file", e))
+        let file = (self.open)()?;
+        file.set_len(0).and_then(|()| file.sync_data()).map_err(|e| Error::io("clear position file", e))
     }
 }
 

@@ -22,6 +22,8 @@ enum Seen {
     Sync(PathBuf),
     Rename(PathBuf, PathBuf),
     SyncDir(PathBuf),
+    Remove(PathBuf),
+    Clear(PathBuf),
 }
 
 #[derive(Default)]
@@ -35,6 +37,8 @@ impl DiskLayer for Recorder {
             DiskOp::Sync { path, .. } => Seen::Sync(owned(path)),
             DiskOp::Rename { from, to } => Seen::Rename(owned(from), owned(to)),
             DiskOp::SyncDir { path } => Seen::SyncDir(owned(path)),
+            DiskOp::Remove { path } => Seen::Remove(owned(path)),
+            DiskOp::SetLen { path, len: 0, .. } => Seen::Clear(owned(path)),
             _ => return Ok(()),
         });
         Ok(())
@@ -75,6 +79,40 @@ async fn a_file_and_its_name_are_flushed_before_they_count() {
         }
     }
     assert_eq!(files, 5, "one file a round");
+    close(&store).await;
+}
+
+/// An image takes the number of a local file that was never sent. If that file came back
+/// after a loss of power, the page sums of the image would be taken for its own. Seed 918
+/// of the simulation.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_an_image_replaces_are_gone_for_good_before_its_page_sums_begin() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 20).unwrap();
+    setup.store().once(false).await.unwrap();
+    // The machine is set back to an older state; the replica is not.
+    let kept = setup.dir.path().join("kept");
+    let copied = std::process::Command::new("cp").arg("-a").args([setup.meta(), kept.clone()]).status().unwrap();
+    assert!(copied.success());
+    for _ in 0..3 {
+        scenario::commit(&app, 3).unwrap();
+        setup.store().once(false).await.unwrap();
+    }
+    std::fs::remove_dir_all(setup.meta()).unwrap();
+    std::fs::rename(&kept, setup.meta()).unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let disk = Disk::behind(recorder.clone());
+    let (store, _) = setup.store_with(DbOptions { disk, ..DbOptions::new(setup.db()) });
+    store.once(false).await.unwrap();
+    let seen = std::mem::take(&mut *recorder.0.lock().unwrap());
+    let is_file = |one: &Seen| matches!(one, Seen::Remove(path) if path.extension().is_some_and(|kind| kind == "ltx"));
+    let removed = seen.iter().position(is_file).unwrap_or_else(|| panic!("nothing was removed: {seen:?}"));
+    let after = |wanted: Seen| seen.iter().skip(removed).position(|one| *one == wanted);
+    let begun = after(Seen::Clear(setup.meta().join("page-sums"))).unwrap();
+    let flushed = after(Seen::SyncDir(setup.meta().join("ltx/0")));
+    assert!(flushed.is_some_and(|at| at < begun), "the deletions are not flushed first: {seen:?}");
+    assert_eq!(seen.iter().skip(removed + begun).find(|one| is_file(one)), None, "a file goes later");
     close(&store).await;
 }
 

@@ -151,6 +151,9 @@ impl Capture {
         for old in meta.l0_txids()? {
             meta.remove_l0(old)?;
         }
+        // One that came back after a loss of power would be taken for what the page sums
+        // below describe: they have the same number.
+        meta.flush_names()?;
         *sums = None;
         frozen.txid = txid;
         frozen.sums = Some(PageSums::create(meta.open_side_file(PAGE_SUMS)?, position.page_size)?);

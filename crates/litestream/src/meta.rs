@@ -6,6 +6,7 @@
 //!   position                  where capture stands (ours; see `position`)
 //!   page-sums                 checksum of every page (ours; see `page_sums`)
 //!   open-delta, sealed-delta  scratch space for pages between two files (ours)
+//!   image-expected            an image was begun and is not known to be stored (ours)
 //!   held-tail                 scratch space for frames copied under the lock (ours)
 //!   compacted/<level>/…       copies of merged files (ours; see `staged`)
 //!   replica-problem           what is wrong with the replica (ours; see `health`)
@@ -262,6 +263,27 @@ impl MetaDir {
         }
     }
 
+    /// Notes, for good, that an image begins whose arrival will have to be known.
+    pub(crate) fn expect_image(&self) -> Result<()> {
+        let failed = |e| Error::io("note that an image is on its way", e);
+        let note = self.disk.create(&self.root.join(IMAGE_EXPECTED)).map_err(failed)?;
+        self.ownership.apply_to_file(note.as_file()).map_err(failed)?;
+        self.disk.sync_dir(&self.root).map_err(failed)
+    }
+
+    /// True when an image began and nobody learned whether it arrived.
+    pub(crate) fn expects_image(&self) -> bool {
+        self.root.join(IMAGE_EXPECTED).exists()
+    }
+
+    /// The image has arrived.
+    pub(crate) fn image_arrived(&self) -> Result<()> {
+        match self.disk.remove(&self.root.join(IMAGE_EXPECTED)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("note that an image arrived", err)),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes deletions of level-0 files durable.
     pub(crate) fn flush_names(&self) -> Result<()> {
         self.disk.sync_dir(&self.l0_dir()).map_err(|e| Error::io("flush names of local ltx files", e))
@@ -429,6 +451,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 const LOCK: &str = "lock";
+const IMAGE_EXPECTED: &str = "image-expected";
 const LOCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const WRITE_BUFFER_LEN: usize = 256 << 10;

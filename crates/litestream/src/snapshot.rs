@@ -53,7 +53,7 @@ pub(crate) async fn store_image(
         Err(err) => {
             if matches!(kind, ImageKind::Rebase { .. }) {
                 with(capture, |capture| {
-                    capture.lose_base("the image could not be stored");
+                    capture.lose_image();
                     Ok(())
                 })
                 .await?;
@@ -63,7 +63,7 @@ pub(crate) async fn store_image(
     };
     with(capture, move |capture| {
         if matches!(kind, ImageKind::Rebase { .. }) {
-            capture.adopt_sums(sums)?;
+            capture.image_arrived(sums)?;
         }
         let newest = capture.txid();
         let has_file = newest.is_some_and(|newest| capture.l0_txids().is_ok_and(|files| files.contains(&newest)));

@@ -11,7 +11,7 @@ use litestream::{DbOptions, ReplicaOptions, Store, StoreOptions};
 use litestream_replica::clock::SystemClock;
 use litestream_replica::file::FileClient;
 use litestream_replica::{
-    ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
+    Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Level, ObjectInfo, ReplicaClient, Result, WriteRequest,
 };
 use litestream_testkit::scenario::{self, CheckpointMode};
 use ltx::Txid;
@@ -161,4 +161,104 @@ async fn a_second_daemon_on_one_database_is_refused() {
     first.once(false).await.unwrap();
     setup.assert_restores("by the first");
     close(&first).await;
+}
+
+/// A store that says no to every write, and carries it out when that is asked for.
+struct Late {
+    inner: Arc<FileClient>,
+    kept: Mutex<Vec<WriteRequest>>,
+}
+
+impl Late {
+    fn new(setup: &Setup) -> Arc<Self> {
+        Arc::new(Self { inner: setup.client(), kept: Mutex::default() })
+    }
+
+    async fn catch_up(&self) {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap());
+        assert!(!kept.is_empty(), "nothing was written");
+        for request in kept {
+            self.inner.write(request).await.unwrap();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ReplicaClient for Late {
+    fn kind(&self) -> &'static str {
+        "late"
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn log_fields(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    async fn init(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn list(&self, level: Level, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
+        self.inner.list(level, seek, metadata).await
+    }
+
+    async fn open(&self, id: FileId, offset: u64, len: u64) -> Result<ByteStream> {
+        self.inner.open(id, offset, len).await
+    }
+
+    async fn write(&self, mut request: WriteRequest) -> Result<FileInfo> {
+        if let Body::Stream(chunks) = request.body {
+            let chunks: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(chunks).await?;
+            request.body = Body::Bytes(chunks.concat().into());
+        }
+        self.kept.lock().unwrap().push(request);
+        Err(Error::new(ErrorKind::Transient, "timed out"))
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        self.inner.delete(files).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.inner.list_objects(prefix).await
+    }
+
+    async fn open_object(&self, key: &str, offset: u64, len: u64) -> Result<ByteStream> {
+        self.inner.open_object(key, offset, len).await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.inner.delete_all().await
+    }
+}
+
+/// Two images of the same number are on their way, and the older one arrives when the
+/// process that sent the younger one is gone. Seeds 483 and 939 of the simulation.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_built_on_an_image_that_may_not_be_the_one_that_arrived() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let commit = || app.execute("INSERT INTO t (x) VALUES (randomblob(20000))", []).unwrap();
+    commit();
+    setup.store().once(false).await.unwrap();
+    std::fs::remove_dir_all(setup.meta()).unwrap();
+    let (older, younger) = (Late::new(&setup), Late::new(&setup));
+    for client in [older.clone(), younger.clone()] {
+        commit();
+        let store = Store::new(StoreOptions::default(), Arc::new(SystemClock));
+        let db = store.add(DbOptions::new(setup.db()), client, ReplicaOptions::default()).unwrap();
+        db.sync().await.unwrap_err();
+        drop((db, store));
+    }
+    let number = |late: &Late| late.kept.lock().unwrap().first().map(|request| request.id);
+    assert!(number(&older).is_some() && number(&older) == number(&younger), "not the same number");
+    older.catch_up().await;
+    commit();
+    let (store, db) = setup.store_with(DbOptions::new(setup.db()));
+    db.sync().await.unwrap();
+    setup.assert_restores("behind an image that was late");
+    close(&store).await;
 }

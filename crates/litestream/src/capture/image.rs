@@ -146,8 +146,9 @@ impl Capture {
             wal: frozen.place,
             inode: live.inode,
         };
-        let Local { meta, position_file, sums } = self.local.as_mut().ok_or_else(super::not_open)?;
+        let Local { meta, position_file, sums, is_image_lost } = self.local.as_mut().ok_or_else(super::not_open)?;
         position_file.clear()?;
+        meta.expect_image()?;
         for old in meta.l0_txids()? {
             meta.remove_l0(old)?;
         }
@@ -155,6 +156,7 @@ impl Capture {
         // below describe: they have the same number.
         meta.flush_names()?;
         *sums = None;
+        *is_image_lost = false;
         frozen.txid = txid;
         frozen.sums = Some(PageSums::create(meta.open_side_file(PAGE_SUMS)?, position.page_size)?);
         position_file.store(&position)?;
@@ -162,8 +164,23 @@ impl Capture {
         Ok(())
     }
 
-    /// Takes over the page sums an image has built, once the image is stored.
-    pub(crate) fn adopt_sums(&mut self, sums: Option<PageSums>) -> Result<()> {
+    /// The image of the base is stored; its page sums are those of the base.
+    pub(crate) fn image_arrived(&mut self, sums: Option<PageSums>) -> Result<()> {
+        self.adopt_sums(sums)?;
+        self.local()?.meta.image_arrived()
+    }
+
+    /// The image of the base could not be stored, or may be yet: whatever has its number in
+    /// the replica later, it is not known to be this one.
+    pub(crate) fn lose_image(&mut self) {
+        if let Some(local) = &mut self.local {
+            local.is_image_lost = true;
+        }
+        self.lose_base("the image could not be stored");
+    }
+
+    /// Takes over page sums that were built beside us.
+    fn adopt_sums(&mut self, sums: Option<PageSums>) -> Result<()> {
         let Some(sums) = sums else { return Ok(()) };
         self.local_mut()?.sums = Some(sums);
         self.replay_sums()

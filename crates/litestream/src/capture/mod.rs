@@ -71,6 +71,8 @@ struct Local {
     meta: Arc<MetaDir>,
     position_file: PositionFile,
     sums: Option<PageSums>,
+    /// The last image is not known to be stored, and nothing may be built on it.
+    is_image_lost: bool,
 }
 
 /// What the next delta would be applied to.

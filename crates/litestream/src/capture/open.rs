@@ -47,6 +47,12 @@ impl Capture {
         if matches!(self.base, Base::Missing { .. }) {
             return Ok(());
         }
+        if self.local()?.is_image_lost {
+            // A write that was late may have put another image, or another file, in the
+            // place that this one was to have.
+            self.base = Base::Missing { reason: "the image of the base is not known to be stored" };
+            return Ok(());
+        }
         let Some(Last { position, is_recorded }) = self.last_position()? else {
             self.base = Base::Missing { reason: "no local state" };
             return Ok(());
@@ -238,7 +244,8 @@ impl Local {
             let meta = meta.clone();
             move || meta.open_side_file("position")
         });
-        Ok(Self { meta, position_file, sums: None })
+        let is_image_lost = meta.expects_image();
+        Ok(Self { meta, position_file, sums: None, is_image_lost })
     }
 }
 

@@ -6,7 +6,7 @@
 //! - Every moment of the retention window has a state that is not younger than it.
 //! - The process claims nothing that the store does not hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use litestream_replica::clock::Clock;
 use litestream_replica::restore::{NoProgress, RestoreOptions, restore};
-use litestream_replica::{Inventory, Target};
+use litestream_replica::{FileId, Inventory, Level, Target};
 use ltx::Txid;
 use tokio::runtime::{Builder, Runtime};
 
@@ -31,11 +31,15 @@ pub(crate) struct Oracle {
     /// Between which states each transaction was captured; more than one answer where
     /// a transaction was lost with its local file and its number used again.
     captured: BTreeMap<Txid, Vec<Span>>,
+    /// When each was last said to be captured.
+    told_at: BTreeMap<Txid, Timestamp>,
     /// What the present process said it had captured.
     newest: Option<Txid>,
     /// What the store had when it had said nothing yet: everything above may be numbered
     /// anew.
     base: Txid,
+    /// The files that the store has held.
+    seen: BTreeSet<FileId>,
     /// The state each transaction was restored to.
     restored: BTreeMap<Txid, u64>,
     /// The newest transaction that the process said the replica had.
@@ -63,8 +67,10 @@ impl Oracle {
             output: dir.join("restored.db"),
             runtime: Builder::new_current_thread().enable_all().start_paused(true).build()?,
             captured: BTreeMap::new(),
+            told_at: BTreeMap::new(),
             newest: None,
             base: Txid::NONE,
+            seen: BTreeSet::new(),
             restored: BTreeMap::new(),
             acknowledged: Txid::NONE,
             begun_at: None,
@@ -97,6 +103,7 @@ impl Oracle {
             let this = Txid::new(number);
             let first = self.first_before(this);
             self.captured.entry(this).or_default().push(Span { first, last });
+            self.told_at.insert(this, self.world.clock.now());
         }
         if let Some(proof) = proof
             && let Some(span) = self.captured.get_mut(&txid).and_then(|spans| spans.last_mut())
@@ -125,9 +132,17 @@ impl Oracle {
         let inventory = self.cloud.inventory();
         let last = self.world.application().state_count().saturating_sub(1);
         for file in inventory.files() {
-            if !self.captured.contains_key(&file.id.max) {
+            if !self.seen.insert(file.id) {
+                continue;
+            }
+            // Sent before the process said a word of it, with a number that may have been
+            // another's whose local file was lost before it was sent.
+            let is_told = self.newest.is_some_and(|newest| newest >= file.id.max);
+            let is_later = file.id.level == Level::L0
+                && self.told_at.get(&file.id.max).is_some_and(|told_at| file.created_at > *told_at);
+            if !is_told || is_later || !self.captured.contains_key(&file.id.max) {
                 let first = self.first_before(file.id.max);
-                self.captured.insert(file.id.max, vec![Span { first, last }]);
+                self.captured.entry(file.id.max).or_default().push(Span { first, last });
             }
         }
         if self.acknowledged.is_none() {

@@ -2,7 +2,7 @@
 //! image stands for. What a loss of power does is the simulator's subject; here it is
 //! enough that nothing counts before it is flushed.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up fails")]
 
 mod support;
 
@@ -82,6 +82,45 @@ async fn a_file_and_its_name_are_flushed_before_they_count() {
     close(&store).await;
 }
 
+fn keep_state(setup: &Setup) -> PathBuf {
+    let kept = setup.dir.path().join("kept");
+    let copied = std::process::Command::new("cp").arg("-a").args([setup.meta(), kept.clone()]).status().unwrap();
+    assert!(copied.success());
+    kept
+}
+
+fn put_back_state(setup: &Setup, kept: &Path) {
+    std::fs::remove_dir_all(setup.meta()).unwrap();
+    std::fs::rename(kept, setup.meta()).unwrap();
+}
+
+/// After a start the local state may be older than the replica, and number what it
+/// captures as the replica's newest. Seed 743 of the simulation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_gives_no_transaction_of_the_replica_another_state() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 20).unwrap();
+    setup.store().once(false).await.unwrap();
+    let kept = keep_state(&setup);
+    scenario::commit(&app, 3).unwrap();
+    let (store, db) = setup.store_with(DbOptions::new(setup.db()));
+    let newest = db.sync().await.unwrap();
+    let then = setup.restored_at(newest).await;
+    drop((store, db));
+    put_back_state(&setup, &kept);
+    scenario::commit(&app, 3).unwrap();
+    let (store, db) = setup.store_with(DbOptions::new(setup.db()));
+    assert_eq!(db.sync_local().await.unwrap(), Some(newest), "the same number");
+    let snapshot = db.snapshot().await.unwrap();
+    assert!(snapshot > newest);
+    then.assert_same(&setup.restored_at(newest).await, "a transaction that was restored before");
+    litestream_testkit::image::read_image(&setup.db())
+        .unwrap()
+        .assert_same(&setup.restored_at(snapshot).await, "the snapshot");
+    close(&store).await;
+}
+
 /// An image takes the number of a local file that was never sent. If that file came back
 /// after a loss of power, the page sums of the image would be taken for its own. Seed 918
 /// of the simulation.
@@ -91,16 +130,13 @@ async fn files_that_an_image_replaces_are_gone_for_good_before_its_page_sums_beg
     let app = setup.application();
     scenario::commit(&app, 20).unwrap();
     setup.store().once(false).await.unwrap();
-    // The machine is set back to an older state; the replica is not.
-    let kept = setup.dir.path().join("kept");
-    let copied = std::process::Command::new("cp").arg("-a").args([setup.meta(), kept.clone()]).status().unwrap();
-    assert!(copied.success());
+    // The local state is set back to an older one; the replica is not.
+    let kept = keep_state(&setup);
     for _ in 0..3 {
         scenario::commit(&app, 3).unwrap();
         setup.store().once(false).await.unwrap();
     }
-    std::fs::remove_dir_all(setup.meta()).unwrap();
-    std::fs::rename(&kept, setup.meta()).unwrap();
+    put_back_state(&setup, &kept);
     let recorder = Arc::new(Recorder::default());
     let disk = Disk::behind(recorder.clone());
     let (store, _) = setup.store_with(DbOptions { disk, ..DbOptions::new(setup.db()) });

@@ -95,6 +95,7 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
     let mut next_file = Instant::now();
     while !cancel.is_cancelled() {
         let publish = Instant::now() >= next_file;
+        let had_delta = db.has_open_delta();
         // Before the permit: those who could give up a seat need one to finish.
         let seated = tokio::select! {
             () = cancel.cancelled() => return,
@@ -107,9 +108,10 @@ pub(crate) async fn capture(db: Arc<Database>, shared: Arc<Shared>, cancel: Canc
             Box::pin(db.pass(if publish { Publish::Soon } else { Publish::Later }, seated)).await
         };
         let rest = match pass {
-            Ok(_) => {
+            Ok(report) => {
                 failures.recovered(&db);
-                if publish {
+                // A pass that only checkpoints must not delay the next commit.
+                if publish && (had_delta || report.wal_bytes > 0) {
                     next_file = Instant::now() + db.replica.sync_interval;
                 }
                 if shared.seats.is_crowded() && stand_up(&db).await {

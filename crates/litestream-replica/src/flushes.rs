@@ -163,6 +163,7 @@ mod tests {
         let flushes = Flushes::new();
         let _flush = flushes.turn();
         let _quiet = flushes.quiet(Duration::from_millis(1));
-        assert_eq!((flushes.users().running, flushes.users().quiet), (1, 1));
+        let users = flushes.users();
+        assert_eq!((users.running, users.quiet), (1, 1));
     }
 }

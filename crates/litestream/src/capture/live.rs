@@ -98,13 +98,15 @@ impl Live {
     /// The files behind the paths are still the ones that are open, and the pin
     /// is really held.
     pub(super) fn check(&self) -> Result<()> {
+        // The WAL first: where both go at once, with their directory or one after the
+        // other, it is the database that tells that there is something to capture last.
+        let wal = fs::metadata(&self.wal_path);
         let db = fs::metadata(&self.path).map_err(missing)?;
         if Inode::of(&db) != self.inode {
             return Err(Error::new(ErrorKind::Discontinuous, "the database file was replaced"));
         }
-        match fs::metadata(&self.wal_path) {
-            Ok(metadata) if Inode::of(&metadata) == self.wal_inode => {}
-            _ => return Err(Error::new(ErrorKind::Discontinuous, "the wal file was deleted or replaced")),
+        if !wal.is_ok_and(|wal| Inode::of(&wal) == self.wal_inode) {
+            return Err(Error::new(ErrorKind::Discontinuous, "the wal file was deleted or replaced"));
         }
         if self.chain.held() == Held::None {
             return Err(Error::new(ErrorKind::Discontinuous, "no read transaction is held"));
@@ -262,3 +264,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Write and read version of the file format: sqlite.org/fileformat2.html §1.3.
 const FORMAT_VERSIONS_OFFSET: u64 = 18;
 const WAL_FORMAT_VERSIONS: [u8; 2] = [2, 2];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+mod tests;

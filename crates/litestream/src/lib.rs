@@ -25,6 +25,7 @@ pub mod hole;
 mod insight;
 pub mod levels;
 mod lifecycle;
+mod looks;
 mod maintenance;
 mod meta;
 mod monitor;

@@ -19,6 +19,7 @@ use crate::capture::Publish;
 use crate::counters::Side;
 use crate::db::Database;
 use crate::error::{Error, ErrorKind};
+use crate::looks::Looks;
 use crate::seats::Seats;
 use crate::sqlite;
 use crate::traffic::LanesInUse;
@@ -186,7 +187,8 @@ async fn settle(db: &Database, until: Instant, cancel: &CancellationToken) -> bo
 /// Returns when there may be something to capture.
 async fn wait_for_change(db: &Database, shared: &Arc<Shared>) {
     let real_path = db.real_path();
-    let (mut is_quiet, mut has_rested) = (false, false);
+    let mut looks = Looks::default();
+    let mut has_rested = false;
     loop {
         let armed = shared.watcher.arm(&real_path, &db.wake)
             || (db.is_parked() && shared.watcher.arm_without_wal(&real_path, &db.wake));
@@ -194,8 +196,7 @@ async fn wait_for_change(db: &Database, shared: &Arc<Shared>) {
         if db.is_behind() {
             return;
         }
-        let scan = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
-        let patience = if is_quiet { scan } else { scan.min(REST_AFTER) };
+        let is_quiet = looks.is_quiet();
         if is_quiet {
             // Every time, because each look brings something back into memory.
             db.rest();
@@ -204,23 +205,15 @@ async fn wait_for_change(db: &Database, shared: &Arc<Shared>) {
                 shared.trim_memory();
             }
         }
-        let is_woken = timeout(patience, db.wake.notified()).await.is_ok();
+        let scan = if armed { SAFETY_SCAN } else { db.options.monitor_interval.max(MIN_PAUSE) };
+        let is_woken = timeout(looks.patience(scan), db.wake.notified()).await.is_ok();
         if (is_woken || is_quiet) && db.needs_attention() {
             return;
         }
-        if !is_woken {
-            is_quiet = true;
-            continue;
-        }
-        // The write that woke us comes before its commit is published: frames
-        // first, then an fsync perhaps, then the wal-index.
-        let mut pause = FIRST_RETRY;
-        while pause <= LAST_RETRY {
-            if db.is_behind() {
-                return;
-            }
-            sleep(pause).await;
-            pause *= 2;
+        if is_woken {
+            sleep(looks.written()).await;
+        } else {
+            looks.unwritten();
         }
     }
 }
@@ -341,8 +334,6 @@ impl Failures {
 
 /// Covers lost notifications; costs two stat calls and a look at shared memory.
 const SAFETY_SCAN: Duration = Duration::from_secs(30);
-/// Quiet for so long, a database gives back what only a busy one needs.
-const REST_AFTER: Duration = Duration::from_secs(2);
 /// From the first database that goes quiet until memory is given back.
 const TRIM_AFTER: Duration = Duration::from_secs(10);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -351,8 +342,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// WAL bytes that are captured without waiting for `sync-interval`.
 const MAX_BACKLOG: u64 = 1 << 20;
 const SLOW_GROWTH: u64 = 256 << 10;
-const FIRST_RETRY: Duration = Duration::from_micros(500);
-const LAST_RETRY: Duration = Duration::from_millis(512);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 const MAX_BRIEF: u32 = 100;
 const LEASE_PAUSE: Duration = Duration::from_millis(500);

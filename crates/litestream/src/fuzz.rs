@@ -9,6 +9,7 @@ use litestream_fuzz::{Bound, Target, bounded};
 use ltx::wal::{Chain, FRAME_HEADER_LEN, HEADER_LEN, WordOrder, frame_at, frame_len};
 use ltx::{Checksum, PageSize, Pgno, Txid};
 
+use crate::health::replica_problem;
 use crate::page_sums::PageSums;
 use crate::position::{Inode, Position, PositionFile};
 use crate::wal::{self, Salts, WalPosition};
@@ -97,6 +98,23 @@ fn no_table_of_page_sums_crashes_or_costs_what_it_claims() {
             }
         });
     });
+}
+
+#[test]
+fn no_note_of_a_problem_crashes_or_takes_memory_beyond_its_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("replica-problem");
+    let sound = "since 2026-01-02T03:04:05Z: level 0 has a hole at 0000000000000007\n";
+    Target::new("replica problem", [sound.to_owned(), sound.repeat(2000)]).words(&["\0", "\u{1b}[2J", "\u{feff}"]).run(
+        |input| {
+            std::fs::write(&note, input).unwrap();
+            // Read as bytes, then as text, of which each bad byte takes three.
+            let bound = Bound { base: 512 << 10, per_byte: 0 };
+            let text = bounded(0, bound, || replica_problem(dir.path())).unwrap().unwrap();
+            assert!(text.len() <= 3 * (64 << 10));
+            assert_eq!(text.is_empty(), input.trim_ascii_end().is_empty(), "{text:?}");
+        },
+    );
 }
 
 /// A log that SQLite wrote, as far as its last commit.

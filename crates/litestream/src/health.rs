@@ -5,8 +5,8 @@
 //! file `replica-problem` of the state directory, where `litestream status` looks.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,11 +52,14 @@ pub struct ReplicaProblem {
 /// # Errors
 /// When the file exists and cannot be read.
 pub fn replica_problem(meta: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(meta.join(FILE)) {
-        Ok(text) => Ok(Some(text.trim_end().to_owned())),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(err),
-    }
+    let mut file = match File::open(meta.join(FILE)) {
+        Ok(file) => file.take(MAX_LEN),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned()))
 }
 
 impl Health {
@@ -142,3 +145,5 @@ impl Health {
 
 const FILE: &str = "replica-problem";
 const LOG_INTERVAL: Duration = Duration::from_secs(300);
+/// More than any text of ours.
+const MAX_LEN: u64 = 64 << 10;

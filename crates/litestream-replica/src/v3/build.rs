@@ -214,3 +214,66 @@ const HEADER_LEN: usize = 100;
 /// What is read and written at once, at most and, but for the end, at least.
 const BUFFER_LEN: usize = 1 << 20;
 const FILL_LEN: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::Write;
+
+    use litestream_fuzz::{Bound, Target, bounded};
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
+    use super::*;
+
+    fn compressed(info: FrameInfo, content: &[u8]) -> Vec<u8> {
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Hands one object to `sink`, as often as something of it is decoded.
+    fn decode_one(object: &[u8], buffer: &mut [u8], sink: impl FnMut(&[u8]) -> Result<()>) -> Result<(), Fault> {
+        decode(0, &mut Objects::of(object.to_vec().into()), buffer, sink)
+    }
+
+    /// Blocks that claim any length, matches that repeat a byte for ever, frames in a row:
+    /// what comes out is what LZ4 can make of so many bytes, in buffers of one size.
+    #[test]
+    fn no_compressed_object_crashes_or_takes_memory_beyond_its_buffers() {
+        let content: Vec<u8> =
+            (0..40_000_u32).map(|at| if at % 4096 < 3000 { 0 } else { (at * 7 % 251) as u8 }).collect();
+        let plain = FrameInfo::new().block_size(BlockSize::Max64KB);
+        let summed = FrameInfo::new().content_checksum(true).block_checksums(true).content_size(Some(40_000));
+        let linked = FrameInfo::new().block_mode(BlockMode::Linked).block_size(BlockSize::Max4MB);
+        let frames = [plain, summed, linked].map(|info| compressed(info, &content));
+        let buffer = RefCell::new(vec![0; BUFFER_LEN]);
+        for frame in &frames {
+            let mut decoded = Vec::new();
+            let sink = |bytes: &[u8]| {
+                decoded.extend_from_slice(bytes);
+                Ok(())
+            };
+            assert!(decode_one(frame, &mut buffer.borrow_mut(), sink).is_ok());
+            assert!(decoded == content);
+        }
+        let twice = [frames[0].clone(), frames[1].clone()].concat();
+        let words =
+            [&[0x04, 0x22, 0x4d, 0x18][..], &[0xff; 4], &[0; 4], &[0xff, 0xff, 0xff, 0x7f], &[0x00, 0x00, 0x40, 0x80]];
+        Target::new("lz4 frames", frames.into_iter().chain([twice])).words(&words).run(|input| {
+            // A block of the largest size, two more for what it becomes, and a window.
+            let bound = Bound { base: 13 << 20, per_byte: 2 };
+            let mut len = 0;
+            let sink = |bytes: &[u8]| {
+                len += bytes.len();
+                Ok(())
+            };
+            match bounded(input.len(), bound, || decode_one(input, &mut buffer.borrow_mut(), sink)) {
+                Ok(()) => {}
+                Err(Fault::Object(0, error)) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+                Err(_) => panic!("another fault than the object's"),
+            }
+            // A byte of a length stands for 255.
+            assert!(len <= 255 * input.len() + 64, "{len} bytes from {}", input.len());
+        });
+    }
+}

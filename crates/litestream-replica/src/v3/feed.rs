@@ -107,6 +107,15 @@ impl Objects {
         Self { receiver, current: None, at_end: true, overread: false }
     }
 
+    /// A single object that is here already.
+    #[cfg(test)]
+    pub(super) fn of(bytes: Bytes) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        let share = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        assert!(sender.try_send(Part { bytes, is_last: true, _share: share }).is_ok());
+        Self::new(receiver)
+    }
+
     /// Goes on to the next object. The one before must be at its end.
     pub(super) fn begin(&mut self) {
         debug_assert!(self.at_end, "an object is read to its end");

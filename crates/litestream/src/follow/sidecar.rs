@@ -8,7 +8,7 @@
 //! Spec: store-and-restore §14.2.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ pub fn txid_path(output: &Path) -> PathBuf {
 pub(super) fn read(output: &Path) -> Result<Option<Txid>> {
     let path = txid_path(output);
     let context = "read txid file for crash recovery";
-    let text = match fs::read_to_string(&path) {
+    let text = match read_text(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(context, e)),
@@ -42,7 +42,17 @@ pub(super) fn read(output: &Path) -> Result<Option<Txid>> {
 
 /// The position a batch was going to when its follower died, if any.
 pub(super) fn pending(output: &Path) -> Option<Txid> {
-    fs::read_to_string(pending_path(output)).ok()?.trim().parse().ok()
+    read_text(&pending_path(output)).ok()?.trim().parse().ok()
+}
+
+/// The whole file, which has a line of text and no more.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_LEN + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_LEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MAX_LEN} bytes")));
+    }
+    Ok(text)
 }
 
 /// Puts the next position on the disk, under its temporary name.
@@ -85,9 +95,37 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Spaces around the digits are put up with.
+const MAX_LEN: u64 = 1024;
+
 #[cfg(test)]
 mod tests {
+    use litestream_fuzz::{Bound, Target, bounded};
+
     use super::*;
+
+    #[test]
+    fn no_sidecar_crashes_or_is_believed_unless_it_is_a_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("copy.db");
+        let long = [b"00000000000000ab".to_vec(), vec![b'\n'; 5000]].concat();
+        let sound = [b"00000000000000ab\n".to_vec(), b"ffffffffffffffff".to_vec(), long];
+        let words = ["00000000000000000", "\u{feff}", "-1", "0x", "\0", "\r\n"];
+        Target::new("txid sidecar", sound).words(&words).run(|input| {
+            fs::write(txid_path(&db), input).unwrap();
+            fs::write(pending_path(&db), input).unwrap();
+            let bound = Bound { base: 16 << 10, per_byte: 0 };
+            let (saved, pending) = bounded(input.len(), bound, || (read(&db), pending(&db)));
+            let text = String::from_utf8_lossy(input);
+            let digits = text.trim();
+            let is_one = input.len() <= 1024 && digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            assert_eq!(saved.is_ok(), is_one, "{text:?}");
+            assert_eq!(pending.is_some(), is_one, "{text:?}");
+            if let Ok(Some(txid)) = saved {
+                assert_eq!(txid.to_string(), digits.to_lowercase());
+            }
+        });
+    }
 
     #[test]
     fn a_position_is_seventeen_bytes_and_comes_back() {

@@ -192,6 +192,62 @@ async fn l39_an_image_is_labelled_with_the_transaction_it_holds() {
     close(&store).await;
 }
 
+/// Lets the application begin its log anew, over all frames it had, while pages are read
+/// from them.
+struct OverwritesAmid(PathBuf, AtomicBool);
+
+impl DiskLayer for OverwritesAmid {
+    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
+        if let DiskOp::Open { path, .. } = op
+            && path.extension().is_some_and(|extension| extension == "tmp")
+            && self.1.swap(false, Ordering::SeqCst)
+        {
+            let app = rusqlite::Connection::open(&self.0).unwrap();
+            app.execute_batch("INSERT INTO event (body) VALUES (zeroblob(4000000))").unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// Runs once over a log that was copied to its end, so that the first pin does not keep
+/// the application from starting it over.
+async fn run_while_the_log_is_overwritten(setup: &Setup) {
+    let amid = Arc::new(OverwritesAmid(setup.db(), AtomicBool::new(true)));
+    let (store, _) = setup.store_with(DbOptions { disk: Disk::behind(amid.clone()), ..DbOptions::new(setup.db()) });
+    let before = setup.wal_salts();
+    store.once(false).await.unwrap();
+    assert!(!amid.1.load(Ordering::SeqCst), "nobody wrote in the middle");
+    assert_ne!(setup.wal_salts(), before, "the log did not start over");
+    store.once(false).await.unwrap();
+    setup.assert_restores("pages whose frames were overwritten");
+    close(&store).await;
+}
+
+/// Seed 2500 of the simulation.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_overwritten_while_they_are_read_are_not_believed() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 200).unwrap();
+    let store = setup.store();
+    store.once(false).await.unwrap();
+    close(&store).await;
+    app.execute_batch("UPDATE event SET body = randomblob(60) WHERE id IN (20, 100, 180)").unwrap();
+    scenario::checkpoint(&app, scenario::CheckpointMode::Full).unwrap();
+    run_while_the_log_is_overwritten(&setup).await;
+}
+
+/// The first file behind an image has the page of the last frame.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_frame_that_is_overwritten_while_it_is_read_is_not_believed() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 200).unwrap();
+    app.execute_batch("UPDATE event SET body = randomblob(60) WHERE id = 20").unwrap();
+    scenario::checkpoint(&app, scenario::CheckpointMode::Full).unwrap();
+    run_while_the_log_is_overwritten(&setup).await;
+}
+
 /// The page sums as they are on the medium: a flush that fails loses what it was to make
 /// durable, and the next one succeeds without it.
 #[derive(Default)]

@@ -56,6 +56,7 @@ impl Capture {
             self.live_mut()?.tally = tally;
             return Ok(None);
         }
+        let is_copy = header.is_some();
         let header = header.map_or_else(|| live.header(target.end.salts), Ok)?;
         let from = if here.wal.frame == 0 { WalPosition { chain: header.chain, ..here.wal } } else { here.wal };
         let limit = self.options.sync_limit();
@@ -77,7 +78,14 @@ impl Capture {
         let bytes = wal::frame_offset(here.page_size, frames.end.frame) - wal::frame_offset(here.page_size, from.frame);
         match into {
             Into::File if !self.has_open_delta() => self.write_delta(&here, &frames)?,
-            Into::File | Into::Delta => self.absorb(&frames, wal)?,
+            Into::File | Into::Delta => {
+                self.absorb(&frames, wal)?;
+                if !is_copy && let Err(err) = self.live()?.is_still_in(frames.end.salts) {
+                    // What was absorbed is not what was scanned.
+                    self.forget();
+                    return Err(err);
+                }
+            }
         }
         self.live_mut()?.tally = tally;
         Ok(Some(bytes))
@@ -92,9 +100,17 @@ impl Capture {
         if self.has_open_delta() {
             return self.publish_delta();
         }
+        match self.try_write_anchor(true) {
+            // The application was faster: no page will do as well.
+            Err(err) if err.kind() == ErrorKind::Discontinuous => self.try_write_anchor(false),
+            other => other,
+        }
+    }
+
+    fn try_write_anchor(&mut self, with_page: bool) -> Result<()> {
         let position = self.known()?;
         let live = self.live()?;
-        let last = position.wal.frame.checked_sub(1);
+        let last = position.wal.frame.checked_sub(1).filter(|_| with_page);
         let mut pages = BTreeMap::new();
         if let Some(frame) = last {
             let mut number = [0; 4];
@@ -118,7 +134,11 @@ impl Capture {
     /// Writes the next level-0 file from frames of the WAL.
     fn write_delta(&mut self, from: &Position, frames: &Frames) -> Result<()> {
         let header = self.l0_header(from, frames.commit, frames.end);
-        let written = write_file(&self.local()?.meta, header, &frames.pages, &self.live()?.wal, Pace::AtOnce)?;
+        let live = self.live()?;
+        let meta = &self.local()?.meta;
+        let written = write_file(meta, header, &frames.pages, &live.wal, Pace::AtOnce, || {
+            if frames.pages.is_empty() { Ok(()) } else { live.is_still_in(frames.end.salts) }
+        })?;
         self.publish(written.position(*from, frames.commit, frames.end), &written.sums)
     }
 
@@ -153,13 +173,14 @@ impl Capture {
 }
 
 /// Writes one level-0 file and makes it durable. The pages stand in `source` at the
-/// given offsets.
+/// given offsets; `is_sound` is asked once they were read.
 pub(super) fn write_file(
     meta: &MetaDir,
     header: Header,
     pages: &BTreeMap<Pgno, u64>,
     source: &File,
     pace: Pace,
+    is_sound: impl FnOnce() -> Result<()>,
 ) -> Result<Written> {
     let (txid, page_size) = (header.max, header.page_size);
     let mut sums = Vec::with_capacity(pages.len());
@@ -171,6 +192,7 @@ pub(super) fn write_file(
             encoder.encode_page(pgno, &page).map_err(encode)?;
             sums.push((pgno, page_checksum(pgno, &page)));
         }
+        is_sound()?;
         let (_, summary) = encoder.finish(Checksum::NONE).map_err(encode)?;
         Ok(summary.trailer.file)
     })?;

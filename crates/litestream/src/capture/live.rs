@@ -195,6 +195,20 @@ impl Live {
         }
     }
 
+    /// What was read from frames of generation `salts` until now is what they held. A pin
+    /// on slot 0, which SQLite gives when everything was copied, does not keep the WAL
+    /// from starting over; that is published in the wal-index before the first frame is
+    /// overwritten.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Discontinuous`] when the WAL has started over.
+    pub(super) fn is_still_in(&self, salts: Salts) -> Result<()> {
+        if self.index()?.end.salts == salts {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Discontinuous, "the wal started over while it was read"))
+    }
+
     /// The WAL header of generation `salts`, and the place before its first frame.
     pub(super) fn header(&self, salts: Salts) -> Result<WalHeader> {
         let header = wal::read_header(&self.wal).map_err(|e| Error::io("read wal header", e))?;

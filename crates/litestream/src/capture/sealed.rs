@@ -54,7 +54,7 @@ impl SealedDelta {
         let (pages, scratch) = (self.delta.pages.clone(), self.delta.scratch.clone());
         let write = move || {
             step_back();
-            l0::write_file(&meta, header, &pages, scratch.as_file(), Pace::Aside)
+            l0::write_file(&meta, header, &pages, scratch.as_file(), Pace::Aside, || Ok(()))
         };
         // Without a thread to be had it is written when the result is asked for.
         self.task = thread::Builder::new().name("seal".to_owned()).spawn(write).ok();
@@ -75,7 +75,8 @@ impl SealedDelta {
             },
             None => {
                 let OpenDelta { pages, scratch, .. } = &self.delta;
-                l0::write_file(&self.meta, self.header.clone(), pages, scratch.as_file(), Pace::AtOnce).map(Some)
+                l0::write_file(&self.meta, self.header.clone(), pages, scratch.as_file(), Pace::AtOnce, || Ok(()))
+                    .map(Some)
             }
         }
     }

@@ -106,6 +106,12 @@ impl Setup {
         litestream::meta_path(&self.db())
     }
 
+    /// Salts in the header of the WAL.
+    pub fn wal_salts(&self) -> Vec<u8> {
+        let wal = std::fs::read(format!("{}-wal", self.db().display())).unwrap();
+        wal.get(16..24).unwrap().to_vec()
+    }
+
     pub fn wal_len(&self) -> u64 {
         std::fs::metadata(self.dir.path().join("app.db-wal")).unwrap().len()
     }

@@ -108,8 +108,8 @@ fn no_note_of_a_problem_crashes_or_takes_memory_beyond_its_bound() {
     Target::new("replica problem", [sound.to_owned(), sound.repeat(2000)]).words(&["\0", "\u{1b}[2J", "\u{feff}"]).run(
         |input| {
             std::fs::write(&note, input).unwrap();
-            // Read as bytes, then as text, of which each bad byte takes three.
-            let bound = Bound { base: 512 << 10, per_byte: 0 };
+            // Read as bytes, then as text, of which each bad byte takes three, twice.
+            let bound = Bound { base: 1 << 20, per_byte: 0 };
             let text = bounded(0, bound, || replica_problem(dir.path())).unwrap().unwrap();
             assert!(text.len() <= 3 * (64 << 10));
             assert_eq!(text.is_empty(), input.trim_ascii_end().is_empty(), "{text:?}");

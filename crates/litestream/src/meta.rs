@@ -19,7 +19,7 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -264,16 +264,22 @@ impl MetaDir {
     }
 
     /// Notes, for good, that an image begins whose arrival will have to be known.
-    pub(crate) fn expect_image(&self) -> Result<()> {
+    pub(crate) fn expect_image(&self, txid: Txid) -> Result<()> {
         let failed = |e| Error::io("note that an image is on its way", e);
         let note = self.disk.create(&self.root.join(IMAGE_EXPECTED)).map_err(failed)?;
         self.ownership.apply_to_file(note.as_file()).map_err(failed)?;
+        note.write_all_at(format!("{txid}\n").as_bytes(), 0).map_err(failed)?;
+        note.sync_all().map_err(failed)?;
         self.disk.sync_dir(&self.root).map_err(failed)
     }
 
-    /// True when an image began and nobody learned whether it arrived.
-    pub(crate) fn expects_image(&self) -> bool {
-        self.root.join(IMAGE_EXPECTED).exists()
+    /// The number of an image that began, when nobody learned whether it arrived;
+    /// [`Txid::NONE`] where the note does not say.
+    pub(crate) fn expected_image(&self) -> Option<Txid> {
+        let note = File::open(self.root.join(IMAGE_EXPECTED)).ok()?;
+        let mut digits = [0; 16];
+        let text = note.read_exact_at(&mut digits, 0).ok().and_then(|()| str::from_utf8(&digits).ok());
+        Some(text.and_then(|text| text.parse().ok()).unwrap_or(Txid::NONE))
     }
 
     /// The image has arrived.

@@ -23,6 +23,8 @@ pub(crate) struct Remote {
 pub(crate) struct Local {
     /// The captured position; `None` without a base.
     pub(crate) position: Option<Txid>,
+    /// The newest number ever given to a transaction here, if it was another history's.
+    pub(crate) floor: Txid,
     /// TXIDs of the local level-0 files, ascending.
     pub(crate) files: Vec<Txid>,
     /// Whether the newest common file has the same checksum on both sides;
@@ -58,7 +60,11 @@ pub(crate) enum Decision {
 
 /// Decides, and says why where it is not the ordinary case.
 pub(crate) fn decide(remote: Remote, local: &Local) -> (Decision, Option<&'static str>) {
-    let next = Decision::Rebase { txid: remote.newest.next(), continues: remote.intact && !remote.newest.is_none() };
+    // A number that was given is not given again, whatever became of its transaction: an
+    // image that stands for it may arrive in the replica yet.
+    let txid = remote.newest.max(local.floor).max(local.position.unwrap_or(Txid::NONE)).next();
+    let continues = remote.intact && !remote.newest.is_none() && txid == remote.newest.next();
+    let next = Decision::Rebase { txid, continues };
     let Some(position) = local.position else {
         let reason = (!remote.newest.is_none()).then_some("no local state for a replica that already has data");
         return (next, reason);
@@ -77,11 +83,7 @@ pub(crate) fn decide(remote: Remote, local: &Local) -> (Decision, Option<&'stati
         return (next, Some("the replica is ahead of the local state"));
     }
     if local.same == Some(false) {
-        let txid = position.max(remote.newest).next();
-        return (
-            Decision::Rebase { txid, continues: remote.intact && txid == remote.newest.next() },
-            Some("the replica holds another history than the local state"),
-        );
+        return (next, Some("the replica holds another history than the local state"));
     }
     if !remote.intact {
         return (Decision::Snapshot, Some("the replica has a hole"));
@@ -107,8 +109,19 @@ mod tests {
     use super::*;
 
     fn decide(newest: u64, intact: bool, position: Option<u64>, files: &[u64], same: Option<bool>) -> Decision {
-        let local =
-            Local { position: position.map(Txid::new), files: files.iter().copied().map(Txid::new).collect(), same };
+        decide_above(0, newest, intact, position, files, same)
+    }
+
+    fn decide_above(
+        floor: u64,
+        newest: u64,
+        intact: bool,
+        position: Option<u64>,
+        files: &[u64],
+        same: Option<bool>,
+    ) -> Decision {
+        let files = files.iter().copied().map(Txid::new).collect();
+        let local = Local { position: position.map(Txid::new), floor: Txid::new(floor), files, same };
         super::decide(Remote { newest: Txid::new(newest), newest_l0: Txid::new(newest), intact }, &local).0
     }
 
@@ -148,12 +161,23 @@ mod tests {
         assert_eq!(decide(5, true, Some(8), &[5, 6, 7, 8], Some(false)), rebase(9, false));
     }
 
+    /// Seed 1637 of the simulation: a snapshot of a transaction that was given up arrives
+    /// when its number stands for another one.
+    #[test]
+    fn numbers_of_a_history_that_was_given_up_stay_taken() {
+        assert_eq!(decide_above(10, 3, true, None, &[], None), rebase(11, false));
+        assert_eq!(decide_above(10, 0, false, None, &[], None), rebase(11, false));
+        assert_eq!(decide_above(3, 3, true, None, &[], None), rebase(4, true));
+        assert_eq!(decide_above(10, 12, true, None, &[], None), rebase(13, true));
+    }
+
     /// D16: a lifecycle rule or a person emptied level 0 while the rest is there.
     #[test]
     fn level_0_always_carries_the_newest_txid() {
         let emptied = Remote { newest: Txid::new(6), newest_l0: Txid::NONE, intact: true };
         let local = |files: &[u64]| Local {
             position: Some(Txid::new(6)),
+            floor: Txid::NONE,
             files: files.iter().copied().map(Txid::new).collect(),
             same: None,
         };
@@ -163,7 +187,7 @@ mod tests {
 
     #[test]
     fn lost_files_and_holes_never_leave_a_gap() {
-        assert_eq!(decide(5, true, Some(8), &[7, 8], None), rebase(6, true));
+        assert_eq!(decide(5, true, Some(8), &[7, 8], None), rebase(9, false));
         assert_eq!(decide(5, false, Some(8), &[6, 7, 8], Some(true)), Decision::Snapshot);
     }
 }

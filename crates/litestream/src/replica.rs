@@ -116,7 +116,8 @@ impl Uploader {
         self.uploaded = None;
         let inventory = self.prefix.list_all().await?;
         let newest = inventory.newest_txid();
-        let (position, files) = with(capture, |capture| Ok((capture.txid(), capture.l0_txids()?))).await?;
+        let (position, floor, files) =
+            with(capture, |capture| Ok((capture.txid(), capture.floor(), capture.l0_txids()?))).await?;
         let same = self.compare(&inventory, newest, &files, capture).await?;
         let is_our_history = same != Some(false) && position.is_some_and(|position| position >= newest);
         if is_our_history {
@@ -127,7 +128,7 @@ impl Uploader {
         let inventory = self.prefix.inventory().await?;
         let intact = healing::reaches(&inventory, &self.health.damaged(), newest);
         let newest_l0 = inventory.level(Level::L0).last().map_or(Txid::NONE, |file| file.id.max);
-        let local = Local { position, files, same };
+        let local = Local { position, floor, files, same };
         let (decision, reason) = reconcile::decide(Remote { newest, newest_l0, intact }, &local);
         if let Some(reason) = reason {
             tracing::warn!(

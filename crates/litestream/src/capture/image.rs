@@ -148,7 +148,7 @@ impl Capture {
         };
         let Local { meta, position_file, sums, is_image_lost } = self.local.as_mut().ok_or_else(super::not_open)?;
         position_file.clear()?;
-        meta.expect_image()?;
+        meta.expect_image(txid)?;
         for old in meta.l0_txids()? {
             meta.remove_l0(old)?;
         }
@@ -176,7 +176,12 @@ impl Capture {
         if let Some(local) = &mut self.local {
             local.is_image_lost = true;
         }
+        // Its own number may be taken again: both would be created under one name, and the
+        // first one there stays.
+        let below = self.txid().map_or(Txid::NONE, Txid::previous);
+        let floor = self.floor.max(below);
         self.lose_base("the image could not be stored");
+        self.floor = floor;
     }
 
     /// Takes over page sums that were built beside us.

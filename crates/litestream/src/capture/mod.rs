@@ -46,6 +46,10 @@ pub(crate) struct Capture {
     live: Option<Live>,
     local: Option<Local>,
     base: Base,
+    /// No transaction that is numbered anew gets this number or a lower one. Those of a
+    /// history that was given up stay taken: an image under one of them may still be on
+    /// its way to the replica.
+    floor: Txid,
     /// The database file, kept open between re-opens: closing it would drop the
     /// locks of connections that are still open on it.
     db_file: Option<(Inode, Arc<File>)>,
@@ -144,6 +148,7 @@ impl Capture {
             live: None,
             local: None,
             base: Base::Unopened,
+            floor: Txid::NONE,
             db_file: None,
             checkpoints: Checkpoints {
                 dirty_since: None,
@@ -250,8 +255,15 @@ impl Capture {
     /// Forgets the base: the replica turned out to hold something else. The next
     /// image starts above everything known.
     pub(crate) fn lose_base(&mut self, reason: &'static str) {
+        self.floor = self.floor();
         self.base = Base::Missing { reason };
         self.drop_deltas();
+    }
+
+    /// The newest number that was given to a transaction here, whether or not that
+    /// transaction still exists.
+    pub(crate) fn floor(&self) -> Txid {
+        self.floor.max(self.txid().unwrap_or(Txid::NONE))
     }
 
     /// Drops everything in memory; the next pass begins from what is on disk.

@@ -48,6 +48,8 @@ impl Capture {
             return Ok(());
         }
         if self.local()?.is_image_lost {
+            let expected = self.local()?.meta.expected_image().unwrap_or(Txid::NONE);
+            self.floor = self.floor.max(expected.previous());
             // A write that was late may have put another image, or another file, in the
             // place that this one was to have.
             self.base = Base::Missing { reason: "the image of the base is not known to be stored" };
@@ -103,13 +105,13 @@ impl Capture {
             // Taken over from upstream: nothing here can tell whether its history
             // is complete, so it is not continued with deltas.
             Ok(()) => {
-                self.base = Base::Missing { reason: "local state of another program" };
+                self.lose_base("local state of another program");
                 Ok(())
             }
             Err(gap) if self.local()?.sums.is_some() => self.rebase(gap),
             Err(gap) => {
                 tracing::warn!(db = %self.options.path.display(), reason = %gap, "continuity lost and page sums missing, a whole image is needed");
-                self.base = Base::Missing { reason: "continuity lost and no page sums" };
+                self.lose_base("continuity lost and no page sums");
                 Ok(())
             }
         }
@@ -244,7 +246,7 @@ impl Local {
             let meta = meta.clone();
             move || meta.open_side_file("position")
         });
-        let is_image_lost = meta.expects_image();
+        let is_image_lost = meta.expected_image().is_some();
         Ok(Self { meta, position_file, sums: None, is_image_lost })
     }
 }

@@ -151,6 +151,7 @@ impl Run {
             66..78 => self.take(Step::Levels)?,
             78..86 => self.take(Step::Snapshots)?,
             86..88 => self.snapshot()?,
+            88..91 => self.take(Step::Park)?,
             _ => {
                 self.world.arm(false);
                 let (choice, is_faulty) = (self.draws.next(), self.draws.happens(400));
@@ -377,6 +378,7 @@ fn name(step: Step) -> &'static str {
         Step::Upload => "upload",
         Step::Levels => "levels",
         Step::Snapshots => "snapshots",
+        Step::Park => "park",
     }
 }
 

@@ -22,10 +22,13 @@ pub enum Step {
     Levels,
     /// What the agenda has due for snapshots and retention.
     Snapshots,
+    /// The database is closed for want of descriptors, whatever it has to do.
+    Park,
 }
 
 impl Database {
-    /// Takes one step. True when nothing of its kind is left to do.
+    /// Takes one step. True when nothing of its kind is left to do, and for
+    /// [`Step::Park`] when the database was closed.
     ///
     /// # Errors
     /// What a background task would log and try again. Maintenance logs by itself and
@@ -39,6 +42,7 @@ impl Database {
             Step::Upload => self.upload_batch().await,
             Step::Levels => Ok(self.take_lane(Lane::Levels).await),
             Step::Snapshots => Ok(self.take_lane(Lane::Snapshots).await),
+            Step::Park => Ok(self.seat.park().await),
         }
     }
 

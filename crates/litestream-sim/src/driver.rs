@@ -25,15 +25,13 @@ pub struct Options {
     pub steps: u64,
     /// Goes on until so much virtual time has passed, whatever the number of steps.
     pub at_least: Duration,
-    /// Some worlds have listings that are seconds behind, which no store may have.
-    pub has_stale_listings: bool,
     /// Tells each step on standard error.
     pub is_verbose: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 60, at_least: Duration::ZERO, has_stale_listings: false, is_verbose: false }
+        Self { steps: 60, at_least: Duration::ZERO, is_verbose: false }
     }
 }
 
@@ -80,10 +78,7 @@ struct Run {
 impl Run {
     fn new(seed: u64, options: &Options, dir: &Path) -> Result<Self> {
         let chance = Chance::new(seed);
-        let mut profile = Profile::of(chance);
-        if !options.has_stale_listings {
-            profile.stale = 0;
-        }
+        let profile = Profile::of(chance);
         let db = dir.join("app.db");
         // Files have the real time; it must be on one side of all virtual times.
         let start = if chance.happens("future", 500) { FAR_FUTURE } else { PAST };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use litestream_sim::{Options, run, run_many};
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seed N | --seeds A..B] [--hours H] [--minutes M] [--threads T] [--keep-going] [--verbose] [--twice] [--stale-listings]
+usage: cargo xtask sim [--seed N | --seeds A..B] [--hours H] [--minutes M] [--threads T] [--keep-going] [--verbose] [--twice]
 
   --seed N      one seed, told step by step with --verbose
   --seeds A..B  many seeds (default 0..2000)
@@ -18,9 +18,7 @@ usage: cargo xtask sim [--seed N | --seeds A..B] [--hours H] [--minutes M] [--th
   --minutes M   begin no seed after so many minutes of machine time
   --threads T   seeds at once (default: one for each core)
   --keep-going  go on behind a violation
-  --twice       run each seed twice and compare the traces
-  --stale-listings
-                in some worlds listings are seconds behind";
+  --twice       run each seed twice and compare the traces";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -77,7 +75,6 @@ impl Request {
                 "--keep-going" => request.keeps_going = true,
                 "--verbose" => request.options.is_verbose = true,
                 "--twice" => request.is_twice = true,
-                "--stale-listings" => request.options.has_stale_listings = true,
                 _ => return Err(format!("unknown argument {argument}")),
             }
         }

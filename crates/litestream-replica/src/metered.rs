@@ -265,3 +265,25 @@ impl ReplicaClient for Metered {
         self.inner.lock()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn codes_that_a_store_invents_do_not_grow_the_metrics_without_end() {
+        let operations = Operations::default();
+        for number in 0..MAX_CODES + 3 {
+            let error = Error::new(ErrorKind::Transient, "x").with_code(&format!("Code{number:03}"));
+            operations.put.failed(&error);
+        }
+        // One that is known already is still kept apart.
+        operations.put.failed(&Error::new(ErrorKind::Transient, "x").with_code("Code000"));
+        let failures = operations.failures();
+        assert_eq!(failures.len(), MAX_CODES + 1);
+        assert_eq!(failures.first(), Some(&("PUT", "Code000".to_owned(), 2)));
+        assert_eq!(failures.last(), Some(&("PUT", "other".to_owned(), 3)));
+        assert_eq!(operations.snapshot().put.errors, MAX_CODES as u64 + 4);
+    }
+}

@@ -20,6 +20,8 @@ mod contract {
     mod faults;
     #[cfg(feature = "http")]
     mod faults_tcp;
+    #[cfg(feature = "http")]
+    mod fetch;
     mod file;
     #[cfg(feature = "gs")]
     mod gs;

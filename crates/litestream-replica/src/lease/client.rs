@@ -39,6 +39,9 @@ struct Shared {
 struct Turn {
     /// The store has shown that it honours conditions.
     conditions_work: bool,
+    /// The lease that is ours was looked at: whoever finds it to be ours by reading it,
+    /// because the answer to the write was lost, has to do so as well.
+    is_begun: bool,
     /// The lease was taken, and nobody has been told yet.
     is_new: bool,
     /// A task renews it.
@@ -100,9 +103,18 @@ impl Shared {
     async fn settle(&self, turn: &mut Turn) -> Result<()> {
         for _ in 0..MAX_STEPS {
             let now = self.now();
-            let step = self.keeper().next(now);
+            let (step, ours) = {
+                let keeper = self.keeper();
+                (keeper.next(now), keeper.ours().map(|(lease, _)| lease.clone()))
+            };
+            turn.is_begun &= ours.is_some();
             match step {
-                Step::Rest { .. } => return Ok(()),
+                Step::Rest { .. } => {
+                    return match ours {
+                        Some(lease) if !turn.is_begun => self.begin(turn, &lease).await,
+                        _ => Ok(()),
+                    };
+                }
                 Step::Wait { lease, .. } => return Err(held_by(&self.lock.location(), &lease)),
                 Step::Read => {
                     let stored = self.lock.read().await?;
@@ -112,18 +124,14 @@ impl Shared {
                     })?;
                 }
                 Step::Write { lease, condition } => {
-                    let was_ours = self.keeper().ours().is_some();
                     match self.lock.put(lease.to_json(), condition).await {
-                        Ok(etag) => self.keeper().wrote(lease.clone(), etag, now),
+                        Ok(etag) => self.keeper().wrote(lease, etag, now),
                         Err(error) => {
                             self.keeper().lost_answer(lease, now);
                             return Err(error);
                         }
                     }
-                    let is_ours = self.keeper().ours().is_some();
-                    if is_ours && !was_ours {
-                        self.begin(turn, &lease).await?;
-                    } else if is_ours && self.valid.borrow().is_some() {
+                    if turn.is_begun && self.keeper().ours().is_some() && self.valid.borrow().is_some() {
                         self.valid.send_replace(self.keeper().valid_until().map(|until| self.start + until));
                     }
                 }
@@ -150,7 +158,7 @@ impl Shared {
             ttl = ?self.ttl,
             "lease acquired"
         );
-        turn.is_new = true;
+        (turn.is_begun, turn.is_new) = (true, true);
         // What was claimed before belongs to another generation.
         self.valid.send_replace(None);
         Ok(())

@@ -151,6 +151,29 @@ async fn a_store_whose_conditions_could_not_be_tried_gives_no_right_yet() {
     assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::Transient, "connection reset"));
     assert_not_held(client.write(request(1)).await);
     assert_eq!(shelf.keys(), [LOCK], "a fault that passes gives no lease away");
+    shelf.set_faults(&[]);
+    assert!(client.claim().await.unwrap(), "the lease is new to whoever asked");
+    assert_eq!(shelf.count(Call::PutLock), 4, "the lease, a condition in vain, and both again");
+}
+
+/// The document stands there and is ours, and nobody has looked yet whether the store
+/// would keep it from others.
+#[tokio::test]
+async fn a_lease_whose_first_answer_was_lost_is_looked_at_like_any_other() {
+    for (fault, kind) in [(None, None), (Some(Fault::IgnoresMatch), Some(ErrorKind::Setup))] {
+        let shelf = Shelf::new(&[Fault::LosesPutAnswers]);
+        let client = leased(&shelf, TTL).unwrap();
+        assert_eq!(client.claim().await.unwrap_err().kind(), ErrorKind::Transient);
+        assert_eq!(shelf.keys(), [LOCK]);
+        shelf.set_faults(fault.as_slice());
+        let claimed = client.claim().await;
+        match kind {
+            None => assert!(claimed.unwrap(), "others may have written before"),
+            Some(kind) => assert_eq!(claimed.unwrap_err().kind(), kind),
+        }
+        assert_eq!(shelf.count(Call::PutLock), 3, "the lease and both conditions");
+        assert_not_held(client.write(request(1)).await);
+    }
 }
 
 #[tokio::test]

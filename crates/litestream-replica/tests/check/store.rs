@@ -69,6 +69,8 @@ pub(crate) enum Fault {
     NeverPuts,
     /// Conditional writes of a new object fail on the way while there is one.
     LosesPutsOverOthers,
+    /// Conditional writes have their effect, and the answer is lost.
+    LosesPutAnswers,
     /// `If-None-Match` is not looked at.
     IgnoresAbsent,
     /// `If-Match` is not looked at.
@@ -351,7 +353,11 @@ impl LockStore for Lock {
             Condition::Absent => there.is_none() || shelf.has(Fault::IgnoresAbsent),
             Condition::Unchanged(etag) => there == Some(etag) || shelf.has(Fault::IgnoresMatch),
         };
-        Ok(holds.then(|| shelf.insert(&self.key(), body, shelf.now())))
+        let etag = holds.then(|| shelf.insert(&self.key(), body, shelf.now()));
+        if shelf.has(Fault::LosesPutAnswers) {
+            return Err(Error::new(ErrorKind::Transient, "connection reset"));
+        }
+        Ok(etag)
     }
 
     async fn remove(&self, etag: &str) -> Result<Removal> {

@@ -5,57 +5,18 @@
 
 mod support;
 
-use std::fmt;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use litestream::DbOptions;
 use litestream_testkit::scenario::{self, CheckpointMode};
-use support::{Setup, close};
-use tracing::field::{Field, Visit};
-use tracing::span;
-
-/// Collects the messages of warnings.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl Visit for Text {
-            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-                self.0 += &format!("{}={value:?} ", field.name());
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
+use support::{Setup, close, warnings};
 
 /// Logs that start over with commits and without, by checkpoints of every kind, by
 /// transactions that are rolled back after they spilled, and by connections that draw
 /// new salts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_starts_over_under_pins_costs_no_comparison() {
-    let warnings = Warnings::default();
-    tracing::subscriber::set_global_default(warnings.clone()).unwrap();
+    let warnings = warnings();
     let setup = Setup::new();
     let app = setup.application();
     app.execute_batch("PRAGMA cache_size = 5; PRAGMA cache_spill = 5").unwrap();
@@ -86,6 +47,6 @@ async fn a_log_that_starts_over_under_pins_costs_no_comparison() {
     setup.assert_restores("at the end");
     close(&store).await;
     assert!(truncated > 10, "only {truncated} checkpoints truncated the log");
-    let warnings = warnings.0.lock().unwrap();
+    let warnings = warnings.lock().unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
 }

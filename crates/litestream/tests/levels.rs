@@ -536,3 +536,41 @@ impl tracing::Subscriber for Complaints {
 
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+/// The one-shot run's retention: what no moment of the window needs goes, in the order
+/// that keeps the rest whole, and nothing else.
+#[tokio::test(start_paused = true)]
+async fn retention_that_is_enforced_once_keeps_every_moment_of_the_window() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let clock = PausedClock::new();
+    let options = StoreOptions { snapshot_retention: 24 * HOUR, ..StoreOptions::default() };
+    let store = litestream::Store::new(options, clock.clone());
+    let options = litestream::DbOptions::new(setup.db());
+    let db = store.add(options, setup.client(), litestream::ReplicaOptions::default()).unwrap();
+    let mut images = BTreeMap::new();
+    for _ in 0..6 {
+        scenario::commit(&app, 3).unwrap();
+        store.once(true).await.unwrap();
+        images.insert(db.status().replica_txid.unwrap(), read_image(&setup.db()).unwrap());
+        pass(10 * HOUR).await;
+    }
+    let before = setup.level(9).len();
+    store.enforce_retention().await.unwrap();
+    let left = setup.level(9).len();
+    assert!(left < before && left >= 3, "{left} of {before}");
+    let inventory = Inventory::load(&*setup.client(), false).await.unwrap();
+    let window = litestream_replica::clock::Clock::now(&*clock) - jiff::SignedDuration::from_hours(24);
+    assert!(inventory.plan(Target::Timestamp(window)).is_ok(), "the oldest moment of the window");
+    let mut compared = 0;
+    for (txid, image) in &images {
+        if inventory.plan(Target::Txid(*txid)).is_ok() {
+            image.assert_same(&setup.restored_at(*txid).await, &format!("txid {txid}"));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 3 && compared < images.len(), "{compared} of {}", images.len());
+    store.enforce_retention().await.unwrap();
+    assert_eq!(setup.level(9).len(), left, "nothing is left to do");
+    support::close(&store).await;
+}

@@ -245,3 +245,55 @@ impl Setup {
         self.replica().join(format!("ltx/{level}/{name}"))
     }
 }
+
+/// Lines of warnings and errors.
+pub type Lines = Arc<std::sync::Mutex<Vec<String>>>;
+
+/// Keeps what it is told of.
+struct Collector(Lines);
+
+/// The warnings and errors of all tests of this process so far, from the first call on.
+pub fn warnings() -> &'static Lines {
+    static LINES: std::sync::LazyLock<Lines> = std::sync::LazyLock::new(|| {
+        let lines = Lines::default();
+        tracing::subscriber::set_global_default(Collector(lines.clone())).unwrap();
+        lines
+    });
+    &LINES
+}
+
+/// Those of this thread alone, until the guard is dropped.
+pub fn warnings_here() -> (tracing::subscriber::DefaultGuard, Lines) {
+    let lines = Lines::default();
+    (tracing::subscriber::set_default(Collector(lines.clone())), lines)
+}
+
+impl tracing::Subscriber for Collector {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}

@@ -125,11 +125,14 @@ impl Database {
     /// meanwhile. Ends early when there is space again for what was given up.
     pub(crate) async fn outlast(&self, pause: Duration) {
         let until = tokio::time::Instant::now() + pause;
+        let mut was_full = false;
         while tokio::time::Instant::now() < until {
             tokio::time::sleep_until(until.min(tokio::time::Instant::now() + WAL_LOOK)).await;
             match self.keep_wal_budget().await {
-                Ok(has_space) if has_space => return,
-                Ok(_) => {}
+                // Only space that came back: where there was some all the time, writes are
+                // refused for another reason, and would be again.
+                Ok(Some(true)) if was_full => return,
+                Ok(has_space) => was_full |= has_space == Some(false),
                 Err(err) if err.kind() == ErrorKind::Busy => {}
                 Err(err) => {
                     tracing::debug!(db = %self.path().display(), error = %err, "cannot copy the wal into the database")
@@ -138,24 +141,22 @@ impl Database {
         }
     }
 
-    /// One look at the WAL while nothing can be captured. True when the WAL was given
-    /// up and there is space to begin anew.
-    async fn keep_wal_budget(&self) -> Result<bool> {
+    /// One look at the WAL while nothing can be captured. Once it was given up, says
+    /// whether there is space to begin anew.
+    async fn keep_wal_budget(&self) -> Result<Option<bool>> {
         let limit = self.options.max_wal_bytes;
         if limit == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let is_closed = self.is_closed.clone();
         let look = move |capture: &mut Capture| {
             if is_closed.load(std::sync::atomic::Ordering::Acquire) {
-                return Ok((None, false));
-            }
-            if capture.has_given_up_wal() && capture.local_space().is_some_and(|space| space >= MIN_SPACE) {
-                return Ok((None, true));
+                return Ok((None, None));
             }
             let len = capture.wal_in_use();
             let given_up = len > limit && capture.let_go_of_wal(limit)?;
-            Ok((given_up.then_some(len), false))
+            let space = capture.local_space().filter(|_| capture.has_given_up_wal());
+            Ok((given_up.then_some(len), space.map(|space| space >= MIN_SPACE)))
         };
         let (given_up, has_space) = with(&self.capture, look).await?;
         if let Some(wal_bytes) = given_up {

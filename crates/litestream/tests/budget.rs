@@ -220,3 +220,30 @@ async fn a_full_disk_costs_the_copies_of_what_was_sent_once_in_a_while() {
     setup.assert_level_0_is_dense();
     close(&store).await;
 }
+
+/// Quotas, inodes that are used up, a disk that refuses all writes: the file system has
+/// space and gives none.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_refuses_writes_although_it_has_space_costs_no_more_wal_than_a_full_one() {
+    let setup = Setup::new();
+    let app = careless_application(&setup);
+    write(&app, 40_000);
+    let disk = Arc::new(SmallDisk::default());
+    let (store, db) = store_on(&setup, &disk, BUDGET);
+    store.start();
+    settle(&db).await;
+    disk.fill();
+    for _ in 0..200 {
+        write(&app, 40_000);
+        pass(Duration::from_millis(150)).await;
+    }
+    assert_eq!(db.counts().wals_given_up, 1, "told once");
+    assert!(setup.wal_len() < 3 * BUDGET, "{} bytes of wal", setup.wal_len());
+    // Twice as long between two attempts each time, and each attempt is refused a few times.
+    let refused = disk.refused.load(Ordering::SeqCst);
+    assert!(refused < 60, "{refused} attempts in thirty seconds");
+    disk.relieve();
+    settle(&db).await;
+    setup.assert_restores("after the disk takes writes again");
+    close(&store).await;
+}

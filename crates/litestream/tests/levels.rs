@@ -14,7 +14,7 @@ use litestream::levels::Levels;
 use litestream_replica::{Inventory, Level, Target};
 use litestream_testkit::image::{Image, read_image};
 use litestream_testkit::scenario;
-use support::{Daemon, HOUR, MINUTE, PausedClock, SECOND, Setup, pass};
+use support::{Daemon, HOUR, MINUTE, PausedClock, SECOND, Setup, pass, warnings_here};
 
 fn short_intervals() -> StoreOptions {
     StoreOptions {
@@ -472,69 +472,22 @@ async fn restarts_store_no_image_at_level_0() {
 #[tokio::test(start_paused = true)]
 async fn a_database_without_pages_is_waited_for_in_silence() {
     for exists in [false, true] {
-        let (complaints, _listening) = Complaints::listen();
+        let (_listening, complaints) = warnings_here();
         let setup = Setup::new();
         if exists {
             std::fs::write(setup.db(), b"").unwrap();
         }
         let daemon = Daemon::start(&setup, StoreOptions::default(), PausedClock::new());
         pass(10 * MINUTE).await;
-        assert_eq!(complaints.taken(), [""; 0], "exists: {exists}");
+        assert_eq!(*complaints.lock().unwrap(), [""; 0], "exists: {exists}");
         assert_eq!(setup.level(9), []);
         let app = setup.application();
         scenario::commit(&app, 5).unwrap();
         pass(MINUTE).await;
         assert_eq!(setup.level(9).len(), 1, "a snapshot as soon as there is something; exists: {exists}");
         daemon.close().await;
-        assert_eq!(complaints.taken(), [""; 0], "exists: {exists}");
+        assert_eq!(*complaints.lock().unwrap(), [""; 0], "exists: {exists}");
     }
-}
-
-/// Warnings and errors that are logged on this thread.
-#[derive(Clone, Default)]
-struct Complaints(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
-
-impl Complaints {
-    /// Listens until the guard is dropped.
-    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
-        let complaints = Self::default();
-        (complaints.clone(), tracing::subscriber::set_default(complaints))
-    }
-
-    /// What came since the last call.
-    fn taken(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl tracing::Subscriber for Complaints {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.0.push_str(&format!("{}={value:?} ", field.name()));
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 /// The one-shot run's retention: what no moment of the window needs goes, in the order

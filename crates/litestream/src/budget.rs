@@ -98,7 +98,7 @@ impl Database {
                 return Ok(None);
             }
             let files = capture.l0_txids()?;
-            capture.lose_base(reason);
+            capture.lose_base(reason, capture.floor());
             capture.remove_l0(&files)?;
             Ok(Some(files.len()))
         })

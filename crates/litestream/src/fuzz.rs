@@ -112,7 +112,8 @@ fn no_note_of_a_problem_crashes_or_takes_memory_beyond_its_bound() {
             let bound = Bound { base: 1 << 20, per_byte: 0 };
             let text = bounded(0, bound, || replica_problem(dir.path())).unwrap().unwrap();
             assert!(text.len() <= 3 * (64 << 10));
-            assert_eq!(text.is_empty(), input.trim_ascii_end().is_empty(), "{text:?}");
+            let shown = &input[..input.len().min(64 << 10)];
+            assert_eq!(text, String::from_utf8_lossy(shown).trim_end());
         },
     );
 }

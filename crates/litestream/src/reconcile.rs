@@ -23,7 +23,8 @@ pub(crate) struct Remote {
 pub(crate) struct Local {
     /// The captured position; `None` without a base.
     pub(crate) position: Option<Txid>,
-    /// The newest number ever given to a transaction here, if it was another history's.
+    /// The newest number that is taken: the position's, or that of a history that was
+    /// given up. An image under it may arrive in the replica yet.
     pub(crate) floor: Txid,
     /// TXIDs of the local level-0 files, ascending.
     pub(crate) files: Vec<Txid>,
@@ -60,9 +61,7 @@ pub(crate) enum Decision {
 
 /// Decides, and says why where it is not the ordinary case.
 pub(crate) fn decide(remote: Remote, local: &Local) -> (Decision, Option<&'static str>) {
-    // A number that was given is not given again, whatever became of its transaction: an
-    // image that stands for it may arrive in the replica yet.
-    let txid = remote.newest.max(local.floor).max(local.position.unwrap_or(Txid::NONE)).next();
+    let txid = remote.newest.max(local.floor).next();
     let continues = remote.intact && !remote.newest.is_none() && txid == remote.newest.next();
     let next = Decision::Rebase { txid, continues };
     let Some(position) = local.position else {
@@ -121,7 +120,8 @@ mod tests {
         same: Option<bool>,
     ) -> Decision {
         let files = files.iter().copied().map(Txid::new).collect();
-        let local = Local { position: position.map(Txid::new), floor: Txid::new(floor), files, same };
+        let floor = Txid::new(position.unwrap_or(0).max(floor));
+        let local = Local { position: position.map(Txid::new), floor, files, same };
         super::decide(Remote { newest: Txid::new(newest), newest_l0: Txid::new(newest), intact }, &local).0
     }
 
@@ -177,7 +177,7 @@ mod tests {
         let emptied = Remote { newest: Txid::new(6), newest_l0: Txid::NONE, intact: true };
         let local = |files: &[u64]| Local {
             position: Some(Txid::new(6)),
-            floor: Txid::NONE,
+            floor: Txid::new(6),
             files: files.iter().copied().map(Txid::new).collect(),
             same: None,
         };

@@ -179,9 +179,7 @@ impl Capture {
         // Its own number may be taken again: both would be created under one name, and the
         // first one there stays.
         let below = self.txid().map_or(Txid::NONE, Txid::previous);
-        let floor = self.floor.max(below);
-        self.lose_base("the image could not be stored");
-        self.floor = floor;
+        self.lose_base("the image could not be stored", below);
     }
 
     /// Takes over page sums that were built beside us.

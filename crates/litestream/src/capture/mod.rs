@@ -46,9 +46,8 @@ pub(crate) struct Capture {
     live: Option<Live>,
     local: Option<Local>,
     base: Base,
-    /// No transaction that is numbered anew gets this number or a lower one. Those of a
-    /// history that was given up stay taken: an image under one of them may still be on
-    /// its way to the replica.
+    /// Numbers up to this one are taken, also where their history was given up: an image
+    /// under one of them may still be on its way to the replica.
     floor: Txid,
     /// The database file, kept open between re-opens: closing it would drop the
     /// locks of connections that are still open on it.
@@ -252,16 +251,16 @@ impl Capture {
         }
     }
 
-    /// Forgets the base: the replica turned out to hold something else. The next
-    /// image starts above everything known.
-    pub(crate) fn lose_base(&mut self, reason: &'static str) {
-        self.floor = self.floor();
+    /// Forgets the base: nothing can be continued. The next image is numbered above
+    /// everything in the replica and above `floor`.
+    pub(crate) fn lose_base(&mut self, reason: &'static str, floor: Txid) {
+        self.floor = self.floor.max(floor);
         self.base = Base::Missing { reason };
         self.drop_deltas();
     }
 
-    /// The newest number that was given to a transaction here, whether or not that
-    /// transaction still exists.
+    /// The newest number that is known to have been given to a transaction here, whether
+    /// or not that transaction still exists.
     pub(crate) fn floor(&self) -> Txid {
         self.floor.max(self.txid().unwrap_or(Txid::NONE))
     }

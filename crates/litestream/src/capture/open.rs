@@ -49,14 +49,13 @@ impl Capture {
         }
         if self.local()?.is_image_lost {
             let expected = self.local()?.meta.expected_image().unwrap_or(Txid::NONE);
-            self.floor = self.floor.max(expected.previous());
             // A write that was late may have put another image, or another file, in the
             // place that this one was to have.
-            self.base = Base::Missing { reason: "the image of the base is not known to be stored" };
+            self.lose_base("the image of the base is not known to be stored", expected.previous());
             return Ok(());
         }
         let Some(Last { position, is_recorded }) = self.last_position()? else {
-            self.base = Base::Missing { reason: "no local state" };
+            self.lose_base("no local state", Txid::NONE);
             return Ok(());
         };
         let live = self.live()?;
@@ -105,13 +104,13 @@ impl Capture {
             // Taken over from upstream: nothing here can tell whether its history
             // is complete, so it is not continued with deltas.
             Ok(()) => {
-                self.lose_base("local state of another program");
+                self.lose_base("local state of another program", position.txid);
                 Ok(())
             }
             Err(gap) if self.local()?.sums.is_some() => self.rebase(gap),
             Err(gap) => {
                 tracing::warn!(db = %self.options.path.display(), reason = %gap, "continuity lost and page sums missing, a whole image is needed");
-                self.lose_base("continuity lost and no page sums");
+                self.lose_base("continuity lost and no page sums", position.txid);
                 Ok(())
             }
         }

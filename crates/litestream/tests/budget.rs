@@ -85,16 +85,22 @@ async fn settle(db: &Database) {
     wait_until("everything is replicated", || db.is_proven_current()).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_wal_is_given_up_while_nothing_can_be_captured_and_compared_afterwards() {
-    let warnings = warnings();
+/// A database on such a disk, all of it replicated, and its application.
+async fn replicated(max_wal_bytes: u64) -> (Setup, rusqlite::Connection, Arc<SmallDisk>, Store, Arc<Database>) {
     let setup = Setup::new();
     let app = careless_application(&setup);
     write(&app, 40_000);
     let disk = Arc::new(SmallDisk::default());
-    let (store, db) = store_on(&setup, &disk, BUDGET);
+    let (store, db) = store_on(&setup, &disk, max_wal_bytes);
     store.start();
     settle(&db).await;
+    (setup, app, disk, store, db)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wal_is_given_up_while_nothing_can_be_captured_and_compared_afterwards() {
+    let warnings = warnings();
+    let (setup, app, disk, store, db) = replicated(BUDGET).await;
     let then = setup.restored();
 
     disk.fill();
@@ -163,13 +169,7 @@ async fn the_wal_is_given_up_also_when_the_disk_was_full_from_the_start() {
 #[tokio::test(start_paused = true)]
 async fn without_a_budget_the_wal_is_kept_and_nothing_needs_comparing() {
     let warnings = warnings();
-    let setup = Setup::new();
-    let app = careless_application(&setup);
-    write(&app, 40_000);
-    let disk = Arc::new(SmallDisk::default());
-    let (store, db) = store_on(&setup, &disk, 0);
-    store.start();
-    settle(&db).await;
+    let (setup, app, disk, store, db) = replicated(0).await;
     disk.fill();
     write(&app, 2 * BUDGET);
     wait_until("the full disk is noticed", || db.counts().is_disk_full).await;
@@ -225,13 +225,7 @@ async fn a_full_disk_costs_the_copies_of_what_was_sent_once_in_a_while() {
 /// space and gives none.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_refuses_writes_although_it_has_space_costs_no_more_wal_than_a_full_one() {
-    let setup = Setup::new();
-    let app = careless_application(&setup);
-    write(&app, 40_000);
-    let disk = Arc::new(SmallDisk::default());
-    let (store, db) = store_on(&setup, &disk, BUDGET);
-    store.start();
-    settle(&db).await;
+    let (setup, app, disk, store, db) = replicated(BUDGET).await;
     disk.fill();
     for _ in 0..200 {
         write(&app, 40_000);

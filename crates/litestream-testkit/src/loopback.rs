@@ -91,11 +91,6 @@ impl Running {
         }
     }
 
-    /// What its data and its log lie in.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     fn log(&self) -> String {
         let text = std::fs::read(self.dir.join("log")).unwrap_or_default();
         String::from_utf8_lossy(text.get(text.len().saturating_sub(4000)..).unwrap_or_default()).into_owned()

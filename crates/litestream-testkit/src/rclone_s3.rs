@@ -3,10 +3,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::loopback::Running;
 use crate::python;
@@ -17,6 +17,10 @@ pub const CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
 pub const ACCESS_KEY: &str = "TESTACCESSKEY0000000";
 /// Secret access key.
 pub const SECRET_KEY: &str = "testSecretKey/0123456789abcdefghij+ABCDE";
+
+/// Buckets that lie ready when the server starts. It keeps its list of them,
+/// and told to keep none (`--dir-cache-time 0s`) it can lock itself up.
+const BUCKETS: usize = 256;
 
 /// A bucket that nobody else uses.
 #[derive(Clone, Debug)]
@@ -39,19 +43,29 @@ impl Bucket {
     }
 }
 
-/// A new bucket on the server that all tests of this process share.
+/// An unused bucket on the server that all tests of this process share.
 ///
 /// # Errors
-/// When the server does not start.
+/// When the server does not start, or after 256 buckets.
 pub fn fresh_bucket() -> Result<Bucket> {
     static SERVER: OnceLock<Running> = OnceLock::new();
     static STARTING: Mutex<()> = Mutex::new(());
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let server = Running::shared(&SERVER, &STARTING, &python::program(python::RCLONE, "rclone"), arguments)?;
-    let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    // A bucket is a directory.
-    std::fs::create_dir_all(data(server.dir()).join(&name))?;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let server = Running::shared(&SERVER, &STARTING, &python::program(python::RCLONE, "rclone"), |dir, port| {
+        make_buckets(dir).unwrap_or_else(|error| panic!("make buckets in {}: {error}", dir.display()));
+        arguments(dir, port)
+    })?;
+    let name = (0..BUCKETS).nth(NEXT.fetch_add(1, Ordering::Relaxed)).map(bucket).context("no unused bucket left")?;
     Ok(Bucket { endpoint: format!("https://127.0.0.1:{}", server.port), name })
+}
+
+/// A bucket is a directory.
+fn make_buckets(dir: &Path) -> std::io::Result<()> {
+    (0..BUCKETS).try_for_each(|number| std::fs::create_dir_all(data(dir).join(bucket(number))))
+}
+
+fn bucket(number: usize) -> String {
+    format!("test-{number}")
 }
 
 fn arguments(dir: &Path, port: u16) -> Vec<OsString> {
@@ -67,9 +81,6 @@ fn arguments(dir: &Path, port: u16) -> Vec<OsString> {
         &format!("{tls}/server.pem"),
         "--key",
         &format!("{tls}/server.key"),
-        // What was written by another process of the same server is seen at once.
-        "--dir-cache-time",
-        "0s",
     ]
     .map(OsString::from)
     .into();

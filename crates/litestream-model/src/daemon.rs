@@ -67,6 +67,8 @@ enum Plan {
     Nothing,
     Frames,
     StartedOver,
+    /// The frames were read; their pages are next.
+    Pages,
 }
 
 impl Plan {
@@ -381,7 +383,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Two steps: look at the end of the log and decide, then read up to it.
+    /// Three steps, and others act in between: look at the end of the log and decide,
+    /// read the frames up to it, then their pages.
     fn capture(&mut self, site: &mut Site<'_>) -> Result<(), Violation> {
         let Some(here) = site.shared.places[CAPTURED] else { unreachable!("a pass has a base") };
         let Some(plan) = self.plan.take() else {
@@ -390,46 +393,61 @@ impl Daemon {
             self.plan = Some(Plan::of(here, target, self.is_caught_up));
             return Ok(());
         };
-        let Some(target) = site.shared.places[TARGET].take() else { unreachable!("a plan has a target") };
+        let Some(target) = site.shared.places[TARGET] else { unreachable!("a plan has a target") };
         let is_locked = site.all[LOCKER].exclusive & WRITE != 0;
         if is_locked && matches!(plan, Plan::Nothing | Plan::Frames) {
             if plan == Plan::Frames && site.shared.places[HELD].is_none() {
                 site.shared.places[HELD] = Some(target);
             }
+            site.shared.places[TARGET] = None;
             return self.step(site, Event::Ok);
         }
-        if !self.capture_to(site, plan, here, target) {
-            return self.lose_continuity(site);
+        match plan {
+            Plan::Pages if is_over(target) => self.lose_continuity(site),
+            Plan::Pages if !site.shared.holds(target) => Err("pages of overwritten frames were captured"),
+            Plan::Pages => {
+                site.shared.places[CAPTURED] = Some(target);
+                self.captured(site)
+            }
+            _ => match self.scan(site, plan, here, target) {
+                None => self.lose_continuity(site),
+                Some(0) => self.captured(site),
+                Some(_) => {
+                    self.plan = Some(Plan::Pages);
+                    Ok(())
+                }
+            },
         }
+    }
+
+    /// Everything up to the target is captured.
+    fn captured(&mut self, site: &mut Site<'_>) -> Result<(), Violation> {
+        site.shared.places[TARGET] = None;
         self.is_caught_up = true;
         is_true(site, CAPTURED)?;
         self.step(site, Event::Ok)
     }
 
-    /// False when the log does not continue what was captured.
-    fn capture_to(&mut self, site: &mut Site<'_>, plan: Plan, here: Place, target: Place) -> bool {
+    /// How many frames there are; `None` when the log does not continue what was captured.
+    fn scan(&self, site: &mut Site<'_>, plan: Plan, here: Place, target: Place) -> Option<u32> {
         let found = match plan {
-            Plan::Broken => return false,
+            Plan::Broken | Plan::Pages => return None,
             Plan::Nothing => 0,
             Plan::Frames => u32::from(target.frame - here.frame),
             Plan::StartedOver => u32::from(target.frame),
         };
-        // Frames of a generation that is over may be overwritten.
-        if found > 0 && !matches!(target.generation, Generation::Present | Generation::Bare) {
-            return false;
+        if found > 0 && is_over(target) {
+            return None;
         }
         let tally = Tally::new(&place(here), counted(here)).after(&place(target), found);
         if self.is_caught_up && !tally.adds_up(counted(target)) {
-            return false;
+            return None;
         }
         if plan == Plan::StartedOver {
             let start = Place { generation: target.generation, frame: 0, behind: here.behind };
             self.move_captured(site, here, start);
         }
-        if found > 0 {
-            site.shared.places[CAPTURED] = Some(target);
-        }
-        true
+        Some(found)
     }
 
     /// The log started over. Without an open delta the record moves along.
@@ -511,6 +529,12 @@ fn is_true(site: &Site<'_>, which: usize) -> Result<(), Violation> {
         return Err("commits left the wal uncaptured and nobody noticed");
     }
     Ok(())
+}
+
+/// Frames of a generation that is over may be overwritten. The checksums of frames
+/// show it when they are read, the salts in the wal-index behind the reading of pages.
+fn is_over(target: Place) -> bool {
+    !matches!(target.generation, Generation::Present | Generation::Bare)
 }
 
 /// The evidence an opening finds. Where the log is another one, the frame at the

@@ -66,6 +66,15 @@ impl Shared {
         Place { generation, frame: self.frames, behind: 0 }
     }
 
+    /// True while the log file has all frames up to `place`.
+    pub fn holds(&self, place: Place) -> bool {
+        match place.generation {
+            Generation::Present => place.frame <= self.frames,
+            Generation::Before => place.frame <= self.before,
+            Generation::Other | Generation::Bare => place.frame == 0,
+        }
+    }
+
     /// Behind by more than any log holds, even one that grows while it is read.
     fn far(&self) -> u8 {
         self.limit.saturating_mul(2).saturating_add(1)

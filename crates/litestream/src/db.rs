@@ -292,11 +292,6 @@ impl Database {
     /// # Errors
     /// When the database has not been synced before, or the replica fails.
     pub async fn snapshot(&self) -> Result<Txid> {
-        // After a start the replica may hold something else under the number that comes
-        // next here: a snapshot must not give that another state.
-        if self.status().replica_txid.is_none() && self.status().txid.is_some() {
-            self.upload_batch().await.map_err(|err| self.named("sync replica for", err))?;
-        }
         let _heavy = self.heavy.lock().await;
         self.store_snapshot().await.map_err(|err| self.named("snapshot", err))
     }

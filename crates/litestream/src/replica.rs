@@ -77,18 +77,44 @@ impl Uploader {
         };
         let limit = if limit == 0 { u32::MAX } else { limit };
         for _ in 0..limit {
-            let next = uploaded.next();
-            let path = with(capture, move |capture| match capture.txid() {
-                Some(newest) if newest >= next => capture.l0_path(next).map(Some),
-                _ => Ok(None),
-            })
-            .await?;
-            let Some(path) = path else { return Ok(true) };
-            self.send(next, &path).await?;
-            uploaded = next;
+            let Some(sent) = self.send_after(uploaded, capture).await? else { return Ok(true) };
+            uploaded = sent;
             self.uploaded = Some(uploaded);
         }
         Ok(false)
+    }
+
+    /// Sends what is missing up to `txid`. Nothing here changes which history the
+    /// replica continues.
+    ///
+    /// # Errors
+    /// As [`round`](Self::round), and when the round before did not end well.
+    pub(crate) async fn reach(&mut self, txid: Txid, capture: &SharedCapture) -> Result<()> {
+        // Only who comes to the end knows again what the replica has.
+        let reached = self.uploaded.take();
+        let mut uploaded =
+            reached.ok_or_else(|| Error::new(ErrorKind::Transient, "it is not known what the replica has"))?;
+        while uploaded < txid {
+            uploaded = self
+                .send_after(uploaded, capture)
+                .await?
+                .ok_or_else(|| Error::new(ErrorKind::Transient, "transactions to send are gone"))?;
+        }
+        self.uploaded = Some(uploaded);
+        Ok(())
+    }
+
+    /// Sends the file behind `uploaded`, `None` when there is none.
+    async fn send_after(&self, uploaded: Txid, capture: &SharedCapture) -> Result<Option<Txid>> {
+        let next = uploaded.next();
+        let path = with(capture, move |capture| match capture.txid() {
+            Some(newest) if newest >= next => capture.l0_path(next).map(Some),
+            _ => Ok(None),
+        })
+        .await?;
+        let Some(path) = path else { return Ok(None) };
+        self.send(next, &path).await?;
+        Ok(Some(next))
     }
 
     /// Sends one level-0 file.

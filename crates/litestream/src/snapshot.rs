@@ -38,11 +38,34 @@ pub(crate) async fn store_image(
     kind: ImageKind,
     place: Place,
 ) -> Result<FileInfo> {
+    let frozen = freeze(prefix, capture, kind).await?;
+    store_frozen(prefix, capture, kind, place, frozen).await
+}
+
+/// The moment that [`store_frozen`] stores.
+///
+/// # Errors
+/// When there is nothing to freeze.
+pub(crate) async fn freeze(prefix: &Prefix, capture: &SharedCapture, kind: ImageKind) -> Result<Frozen> {
     let frozen = with(capture, move |capture| capture.freeze_image(kind)).await?;
-    let txid = frozen.txid;
     // From here on this is the newest transaction, whether the image makes it
     // into the store or the level-0 file does.
-    prefix.attempts(txid);
+    prefix.attempts(frozen.txid);
+    Ok(frozen)
+}
+
+/// The second half of [`store_image`].
+///
+/// # Errors
+/// As [`store_image`].
+pub(crate) async fn store_frozen(
+    prefix: &Prefix,
+    capture: &SharedCapture,
+    kind: ImageKind,
+    place: Place,
+    frozen: Frozen,
+) -> Result<FileInfo> {
+    let txid = frozen.txid;
     let id = match place {
         Place::Snapshot => FileId { level: Level::SNAPSHOT, min: Txid::FIRST, max: txid },
         Place::Level0 => FileId { level: Level::L0, min: txid, max: txid },

@@ -28,7 +28,7 @@ use crate::levels::after;
 use crate::meta;
 use crate::replica::with;
 use crate::retention::{Deletion, expired, expired_history, expired_l0, expired_local};
-use crate::snapshot::{Place, store_image};
+use crate::snapshot::{Place, freeze, store_frozen};
 use crate::staged;
 use crate::validation::{ProblemKind, check_level};
 
@@ -350,8 +350,17 @@ impl Database {
 
     /// Stores the present state at level 9, even if it is there.
     pub(crate) async fn store_snapshot(&self) -> Result<Txid> {
+        let known = self.status().txid;
+        while !self.upload_batch().await? && self.status().replica_txid < known {}
+        // Level 0 has every transaction the snapshot stands for before it is written.
+        // Its write may time out and take effect whenever it likes then: nobody gives
+        // that number to another state meanwhile, not even who has lost all local state.
+        let mut uploader = self.uploader.lock().await;
         let seated = self.seat.take().await?;
-        let info = store_image(&self.prefix, &self.capture, ImageKind::Snapshot, Place::Snapshot).await?;
+        let frozen = freeze(&self.prefix, &self.capture, ImageKind::Snapshot).await?;
+        uploader.reach(frozen.txid, &self.capture).await?;
+        drop(uploader);
+        let info = store_frozen(&self.prefix, &self.capture, ImageKind::Snapshot, Place::Snapshot, frozen).await?;
         drop(seated);
         tracing::info!(system = "store", db = self.name(), txid = %info.id.max, size = info.size, "snapshot complete");
         self.update_status(|status, now| status.snapshot_at = Some(now));

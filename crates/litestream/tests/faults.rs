@@ -163,15 +163,21 @@ async fn a_second_daemon_on_one_database_is_refused() {
     close(&first).await;
 }
 
-/// A store that says no to every write, and carries it out when that is asked for.
+/// A store that says no to every write, or to those of one level, and carries it out
+/// when that is asked for.
 struct Late {
     inner: Arc<FileClient>,
+    level: Option<Level>,
     kept: Mutex<Vec<WriteRequest>>,
 }
 
 impl Late {
     fn new(setup: &Setup) -> Arc<Self> {
-        Arc::new(Self { inner: setup.client(), kept: Mutex::default() })
+        Arc::new(Self { inner: setup.client(), level: None, kept: Mutex::default() })
+    }
+
+    fn at(level: Level, setup: &Setup) -> Arc<Self> {
+        Arc::new(Self { inner: setup.client(), level: Some(level), kept: Mutex::default() })
     }
 
     async fn catch_up(&self) {
@@ -210,6 +216,9 @@ impl ReplicaClient for Late {
     }
 
     async fn write(&self, mut request: WriteRequest) -> Result<FileInfo> {
+        if self.level.is_some_and(|level| level != request.id.level) {
+            return self.inner.write(request).await;
+        }
         if let Body::Stream(chunks) = request.body {
             let chunks: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(chunks).await?;
             request.body = Body::Bytes(chunks.concat().into());
@@ -233,6 +242,31 @@ impl ReplicaClient for Late {
     async fn delete_all(&self) -> Result<()> {
         self.inner.delete_all().await
     }
+}
+
+/// A snapshot times out and takes effect when all local state is gone and the database
+/// has gone on: its number must not be another state's by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_arrives_late_has_a_number_of_its_own() {
+    let setup = Setup::new();
+    let app = setup.application();
+    let commit = || app.execute("INSERT INTO t (x) VALUES (randomblob(20000))", []).unwrap();
+    commit();
+    setup.store().once(false).await.unwrap();
+    let late = Late::at(Level::SNAPSHOT, &setup);
+    let store = Store::new(StoreOptions::default(), Arc::new(SystemClock));
+    let db = store.add(DbOptions::new(setup.db()), late.clone(), ReplicaOptions::default()).unwrap();
+    db.sync().await.unwrap();
+    commit();
+    db.snapshot().await.unwrap_err();
+    drop((db, store));
+    std::fs::remove_dir_all(setup.meta()).unwrap();
+    commit();
+    setup.store().once(false).await.unwrap();
+    late.catch_up().await;
+    commit();
+    setup.store().once(false).await.unwrap();
+    setup.assert_restores("behind the late snapshot");
 }
 
 /// Two images of the same number are on their way, and the older one arrives when the

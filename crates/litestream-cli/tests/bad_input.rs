@@ -26,7 +26,7 @@ use litestream_testkit::scenario;
 use site::application::Application;
 use site::{Site, files_below, ours, seed};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs our binary in the site's directory; returns what it printed and how long
 /// it took.

@@ -26,7 +26,7 @@ use litestream_testkit::upstream;
 use site::application::{Application, MODES};
 use site::{Listed, Site, ours, seed};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(2);
 
 /// Levels, snapshots and retention of upstream, fast enough to see all of them.

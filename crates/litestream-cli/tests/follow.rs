@@ -242,7 +242,7 @@ fn a_reader_in_the_way_is_named_and_does_not_keep_a_signal_out() {
     assert!(line.contains(&format!("pid {}", std::process::id())), "{line}");
     let started = Instant::now();
     assert!(follower.terminate(LIMIT).unwrap().success());
-    assert!(started.elapsed() < Duration::from_secs(5), "stopped after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "stopped after {:?}", started.elapsed());
     let mut follower = follow(&site, &ours(), &[]);
     drop(reader);
     application.commit(5);

@@ -25,7 +25,7 @@ use litestream_testkit::upstream;
 use site::application::Application;
 use site::{Listed, Site, ours, seed};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(2);
 
 /// Everything happens within seconds, deletions too.

@@ -13,7 +13,7 @@ use litestream_testkit::s3_server::{Bucket, Kind, fresh_bucket};
 use litestream_testkit::scenario;
 use site::{Site, ours};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A site of its own on the same prefix.
 fn site(bucket: &Bucket) -> Site {

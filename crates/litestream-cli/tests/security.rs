@@ -16,7 +16,7 @@ use litestream_testkit::program::Program;
 use litestream_testkit::scenario;
 use site::{Site, ours};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Everything that a process accepts connections or datagrams on: `127.0.0.1:9090`,
 /// or the path of a socket.

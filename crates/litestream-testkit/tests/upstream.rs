@@ -9,7 +9,7 @@ use litestream_testkit::image::{self, Image};
 use litestream_testkit::upstream;
 use rusqlite::Connection;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn database(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();

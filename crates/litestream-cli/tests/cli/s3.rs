@@ -98,7 +98,7 @@ fn a_restore_that_hangs_can_be_stopped() {
         assert!(killed.success());
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(code));
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
         assert_eq!(std::fs::read_dir(sandbox.path("")).unwrap().count(), 0, "nothing is left behind");
     }
 }

@@ -90,7 +90,7 @@ fn lesson_14_a_sync_keeps_its_deadline_while_an_upload_hangs() {
     assert!(outcome.stderr.starts_with("Error: sync failed: sync database: timed out after 1s"), "{outcome:?}");
     let started = Instant::now();
     assert_eq!(world.run("list").code, 0, "others are answered meanwhile");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]

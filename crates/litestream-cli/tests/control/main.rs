@@ -25,7 +25,7 @@ use litestream_testkit::{scenario, upstream};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with databases `a.db`, `b.db`, `c.db`, the first two configured, and
 /// a daemon over it.

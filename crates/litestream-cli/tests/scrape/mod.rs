@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use litestream_testkit::daemon::Daemon;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// An answer.
 #[derive(Clone, Debug)]

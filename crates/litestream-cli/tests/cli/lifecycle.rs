@@ -15,7 +15,11 @@ struct Running {
 impl Running {
     fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
         let arguments: Vec<&str> = ["replicate"].iter().chain(arguments).copied().collect();
-        let mut child = sandbox.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(&mut sandbox.command(&arguments))
+    }
+
+    fn of(command: &mut std::process::Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stdout.take().unwrap());
         Self { child, log, seen: String::new() }
     }
@@ -334,7 +338,10 @@ fn a_hangup_and_a_quit_end_with_a_final_sync() {
         let sandbox = Sandbox::new();
         let db = sandbox.database("a.db", 10);
         let url = format!("file://{}", sandbox.text("r"));
-        let mut running = Running::start(&sandbox, &["a.db", &url]);
+        // The tests may have been started by `nohup` themselves.
+        let program = env!("CARGO_BIN_EXE_litestream");
+        let words = ["--default-signal=HUP", program, "replicate", "a.db", &url];
+        let mut running = Running::of(&mut sandbox.command_of(std::path::Path::new("/usr/bin/env"), &words));
         running.wait_for("image of the database stored");
         let application = litestream_testkit::scenario::quiet_connection(&db).unwrap();
         application.execute("INSERT INTO t VALUES (11)", []).unwrap();
@@ -355,10 +362,7 @@ fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
     let program = env!("CARGO_BIN_EXE_litestream");
     let script = format!("trap '' HUP; exec {program} replicate a.db {url}");
     let shell = std::path::Path::new("/bin/sh");
-    let mut command = sandbox.command_of(shell, &["-c", &script]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(child.stdout.take().unwrap());
-    let mut running = Running { child, log, seen: String::new() };
+    let mut running = Running::of(&mut sandbox.command_of(shell, &["-c", &script]));
     running.wait_for("image of the database stored");
     running.signal("-HUP");
     running.signal("-TERM");

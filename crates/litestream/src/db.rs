@@ -242,11 +242,12 @@ impl Database {
         let result = uploader.round(&self.capture, self.replica.max_sync_ltx_files).await;
         let uploaded = uploader.uploaded();
         drop(uploader);
-        if result.is_ok() && self.status().txid.is_none() {
-            // The first image gave the database its position.
+        if result.is_ok() && self.status().txid < uploaded {
+            // An image gave the database its position, or the level-0 file behind it a
+            // newer one than the last pass saw.
             let position = with(&self.capture, |capture| Ok(capture.position())).await?;
             self.learn_page_len(position);
-            self.update_status(|status, _| status.txid = position.map(|position| position.txid));
+            self.update_status(|status, _| status.txid = status.txid.max(position.map(|position| position.txid)));
         }
         if result.is_ok() && self.status().replica_txid != uploaded {
             self.has_old_local_files.store(true, Ordering::Relaxed);

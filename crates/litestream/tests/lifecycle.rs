@@ -237,9 +237,9 @@ impl ReplicaClient for Hanging {
 
     async fn write(&self, request: WriteRequest) -> Result<FileInfo> {
         self.writing.store(true, Ordering::Release);
-        if self.hangs.load(Ordering::Acquire) {
+        while self.hangs.load(Ordering::Acquire) {
             // Holds on to the stream, as an upload that makes no progress does.
-            std::future::pending::<()>().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let one_less = |left: usize| left.checked_sub(1);
         if self.failures.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok() {
@@ -311,6 +311,24 @@ async fn lesson_31_background_work_ends_before_handles_close() {
     setup.assert_restores("by another process");
     let closed = store.close(&CancellationToken::new()).await;
     drop(closed);
+}
+
+/// Behind the first image a level-0 file gets a number that no pass has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replica_is_never_told_to_be_ahead_of_the_database() {
+    let setup = Setup::new();
+    let app = setup.application();
+    scenario::commit(&app, 3).unwrap();
+    let client = Hanging::new(&setup, true);
+    let store = running_store();
+    let Registration::New(db) = register(&store, &setup.db(), client.clone()).await else { panic!() };
+    wait_until("the first image is being stored", || client.writing.load(Ordering::Acquire)).await;
+    assert!(db.sync_local().await.unwrap().is_some(), "the image has a number");
+    client.hangs.store(false, Ordering::Release);
+    wait_until("the image is stored", || db.status().replica_txid.is_some()).await;
+    let status = db.status();
+    assert!(status.txid >= status.replica_txid, "{status:?}");
+    close(&store).await;
 }
 
 /// A store that is not started, with a database that was sent once and has more to send.

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A site of its own on the same prefix.
 fn site(bucket: &Bucket) -> Site {
-    let config = format!("{}lease:\n  enabled: true\n  ttl: 2s\n", bucket.config("replica"));
+    let config = format!("{}lease:\n  enabled: true\n  ttl: 5s\n", bucket.config("replica"));
     let site = Site::with_replica(config, Vec::new());
     site.config("");
     site
@@ -50,7 +50,7 @@ fn standby_writes_nothing_until_the_owner_is_gone_and_then_continues() {
     assert!(line.contains("level=ERROR") && line.contains(&name), "it waits loudly: {line}");
     // Longer than a lease: the owner has renewed it by now.
     scenario::commit(&first_db, 3).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(6));
     first.wait_until_replicated(LIMIT, "the owner's database while another waits");
     assert_eq!(lease(&bucket).unwrap(), (1, name));
     assert!(!standby.log().contains("lease acquired"));

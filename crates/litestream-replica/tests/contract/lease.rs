@@ -12,9 +12,12 @@ use litestream_testkit::s3_server::{Bucket, Kind, fresh_bucket};
 use super::scripted::{Step, serve};
 use super::suite::{id, request};
 
+/// Long enough that a busy machine does not lose the lease between two renewals.
+const TTL: Duration = Duration::from_secs(5);
+
 fn leased(options: S3Options, owner: &str) -> LeasedClient {
     let inner = Arc::new(S3Client::new(options, &ClientContext::default()).unwrap());
-    let options = LeaseOptions { owner: owner.to_owned(), ttl: Duration::from_secs(2) };
+    let options = LeaseOptions { owner: owner.to_owned(), ttl: TTL };
     LeasedClient::new(inner, options, Arc::new(SystemClock)).unwrap()
 }
 
@@ -45,7 +48,7 @@ async fn only_the_holder_writes_and_a_released_lease_passes_on() {
         assert_eq!(refused.kind(), ErrorKind::Leased);
         assert!(refused.to_string().contains("lease already held by a:1 until "), "{refused}");
         // Renewed meanwhile.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(TTL + Duration::from_secs(1)).await;
         assert_eq!(b.claim().await.unwrap_err().kind(), ErrorKind::Leased);
         a.write(request(id(0, 2, 2), b"x")).await.unwrap();
         a.delete(&[id(0, 1, 1)]).await.unwrap();
@@ -53,7 +56,7 @@ async fn only_the_holder_writes_and_a_released_lease_passes_on() {
         a.release().await.unwrap();
         assert_eq!(a.write(request(id(0, 3, 3), b"x")).await.unwrap_err().kind(), ErrorKind::Leased);
         assert!(!bucket.keys("db/").unwrap().contains(&format!("db/{LOCK_NAME}")), "{kind:?}");
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while let Err(error) = b.claim().await {
             assert!(tokio::time::Instant::now() < deadline, "{error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -67,7 +70,7 @@ async fn only_the_holder_writes_and_a_released_lease_passes_on() {
         assert_eq!(b.delete(&[id(0, 3, 3)]).await.unwrap_err().kind(), ErrorKind::Leased);
         let mut overwrite = request(id(0, 4, 4), b"x");
         overwrite.mode = WriteMode::Overwrite;
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while b.write(request(id(0, 3, 3), b"x")).await.is_ok() {
             assert!(tokio::time::Instant::now() < deadline, "the loss is not noticed");
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -59,6 +59,7 @@ impl Daemon {
             truncate_page_n: profile.truncate_page_n,
             max_sync_wal_bytes: profile.max_sync_wal_bytes,
             max_local_bytes: profile.max_local_bytes,
+            max_wal_bytes: profile.max_wal_bytes,
             checkpoint_interval: Duration::from_secs(30),
             busy_timeout: Duration::from_millis(1),
             disk: Disk::behind(disk.clone()),

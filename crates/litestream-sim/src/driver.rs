@@ -217,7 +217,10 @@ impl Run {
         let Some(daemon) = &self.daemon else { return Ok(()) };
         let went = daemon.take(step);
         let proof = proof.filter(|_| matches!(went, Went::Well(_)));
-        self.settle_step(name(step), &went, proof)
+        // What the daemon does until it tries again.
+        let is_in_trouble = is_capture(step) && matches!(went, Went::Badly(..)) && self.world.profile.max_wal_bytes > 0;
+        self.settle_step(name(step), &went, proof)?;
+        if is_in_trouble { self.take(Step::WatchWal) } else { Ok(()) }
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -365,6 +368,10 @@ impl Run {
     }
 }
 
+fn is_capture(step: Step) -> bool {
+    matches!(step, Step::CaptureLater | Step::CaptureSoon | Step::CaptureNow)
+}
+
 fn name(step: Step) -> &'static str {
     match step {
         Step::CaptureLater => "capture for later",
@@ -374,6 +381,7 @@ fn name(step: Step) -> &'static str {
         Step::Levels => "levels",
         Step::Snapshots => "snapshots",
         Step::Park => "park",
+        Step::WatchWal => "watch wal",
     }
 }
 

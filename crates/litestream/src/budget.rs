@@ -143,7 +143,7 @@ impl Database {
 
     /// One look at the WAL while nothing can be captured. Once it was given up, says
     /// whether there is space to begin anew.
-    async fn keep_wal_budget(&self) -> Result<Option<bool>> {
+    pub(crate) async fn keep_wal_budget(&self) -> Result<Option<bool>> {
         let limit = self.options.max_wal_bytes;
         if limit == 0 {
             return Ok(None);

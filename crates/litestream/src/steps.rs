@@ -24,11 +24,13 @@ pub enum Step {
     Snapshots,
     /// The database is closed for want of descriptors, whatever it has to do.
     Park,
+    /// A look at the WAL while nothing can be captured.
+    WatchWal,
 }
 
 impl Database {
-    /// Takes one step. True when nothing of its kind is left to do, and for
-    /// [`Step::Park`] when the database was closed.
+    /// Takes one step. True when nothing of its kind is left to do; for
+    /// [`Step::Park`] when the database was closed, for [`Step::WatchWal`] when the WAL is given up.
     ///
     /// # Errors
     /// What a background task would log and try again. Maintenance logs by itself and
@@ -43,6 +45,7 @@ impl Database {
             Step::Levels => Ok(self.take_lane(Lane::Levels).await),
             Step::Snapshots => Ok(self.take_lane(Lane::Snapshots).await),
             Step::Park => Ok(self.seat.park().await),
+            Step::WatchWal => self.keep_wal_budget().await.map(|space| space.is_some()),
         }
     }
 

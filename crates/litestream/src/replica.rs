@@ -142,8 +142,11 @@ impl Uploader {
         self.uploaded = None;
         let inventory = self.prefix.list_all().await?;
         let newest = inventory.newest_txid();
-        let (position, floor, files) =
-            with(capture, |capture| Ok((capture.txid(), capture.floor(), capture.l0_txids()?))).await?;
+        let (position, floor, files) = with(capture, |capture| {
+            capture.settled()?;
+            Ok((capture.txid(), capture.floor(), capture.l0_txids()?))
+        })
+        .await?;
         let same = self.compare(&inventory, newest, &files, capture).await?;
         let is_our_history = same != Some(false) && position.is_some_and(|position| position >= newest);
         if is_our_history {

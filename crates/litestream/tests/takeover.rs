@@ -207,6 +207,44 @@ impl DiskLayer for FailsSums {
     }
 }
 
+/// Fails the next opening of the position file.
+#[derive(Default)]
+struct FailsPosition(AtomicBool);
+
+impl DiskLayer for FailsPosition {
+    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
+        if let DiskOp::Open { path, .. } = op
+            && path.ends_with("position")
+            && self.0.swap(false, Ordering::SeqCst)
+        {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        Ok(())
+    }
+}
+
+/// The first pass fails, and a snapshot comes before the next one: that nothing is known
+/// yet is no reason to begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_could_not_be_opened_is_not_taken_for_one_without_history() {
+    let (setup, app) = replicated().await;
+    let images_before = images(&setup);
+    scenario::commit(&app, 2).unwrap();
+    let layer = Arc::new(FailsPosition(AtomicBool::new(true)));
+    let (store, db) = setup.store_with(DbOptions { disk: Disk::behind(layer.clone()), ..DbOptions::new(setup.db()) });
+    let failed = db.sync_local().await.unwrap_err();
+    assert!(!layer.0.load(Ordering::SeqCst), "nobody opened the position: {failed}");
+    let refused = db.snapshot().await.unwrap_err();
+    assert!(refused.to_string().contains("database is not open"), "{refused}");
+    let replica = setup.replica().display().to_string();
+    let said: Vec<String> = warnings().lock().unwrap().iter().filter(|line| line.contains(&replica)).cloned().collect();
+    assert_eq!(said, Vec::<String>::new());
+    db.sync().await.unwrap();
+    assert_eq!(images(&setup), images_before);
+    setup.assert_restores("opened at the second attempt");
+    close(&store).await;
+}
+
 /// After a crash the page sums are older than the position, and are brought up to it from
 /// the local files. When that fails half way, the next attempt begins anew.
 #[tokio::test(flavor = "multi_thread")]

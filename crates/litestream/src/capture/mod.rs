@@ -178,6 +178,13 @@ impl Capture {
         }
     }
 
+    /// # Errors
+    /// Before the first opening, and after one that failed: whether anything can be
+    /// continued is not known then.
+    pub(crate) fn settled(&self) -> Result<()> {
+        if matches!(self.base, Base::Unopened) { Err(not_open()) } else { Ok(()) }
+    }
+
     /// The position itself, for comparing with the replica.
     pub(crate) fn position(&self) -> Option<Position> {
         match &self.base {

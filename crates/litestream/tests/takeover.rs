@@ -191,32 +191,25 @@ async fn a_newest_file_that_cannot_be_read_is_an_error_and_stays_where_it_is() {
     close(&store).await;
 }
 
-/// Fails the next write to the page sums.
-#[derive(Default)]
-struct FailsSums(AtomicBool);
+/// Fails the next operation of a kind.
+struct FailsOnce {
+    is_due: AtomicBool,
+    fails: fn(&DiskOp<'_>) -> bool,
+}
 
-impl DiskLayer for FailsSums {
-    fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
-        if let DiskOp::Write { path, .. } = op
-            && path.ends_with("page-sums")
-            && self.0.swap(false, Ordering::SeqCst)
-        {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        Ok(())
+impl FailsOnce {
+    fn new(fails: fn(&DiskOp<'_>) -> bool) -> Arc<Self> {
+        Arc::new(Self { is_due: true.into(), fails })
+    }
+
+    fn has_failed(&self) -> bool {
+        !self.is_due.load(Ordering::SeqCst)
     }
 }
 
-/// Fails the next opening of the position file.
-#[derive(Default)]
-struct FailsPosition(AtomicBool);
-
-impl DiskLayer for FailsPosition {
+impl DiskLayer for FailsOnce {
     fn before(&self, op: &DiskOp<'_>) -> io::Result<()> {
-        if let DiskOp::Open { path, .. } = op
-            && path.ends_with("position")
-            && self.0.swap(false, Ordering::SeqCst)
-        {
+        if (self.fails)(op) && self.is_due.swap(false, Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(5));
         }
         Ok(())
@@ -230,10 +223,10 @@ async fn a_database_that_could_not_be_opened_is_not_taken_for_one_without_histor
     let (setup, app) = replicated().await;
     let images_before = images(&setup);
     scenario::commit(&app, 2).unwrap();
-    let layer = Arc::new(FailsPosition(AtomicBool::new(true)));
+    let layer = FailsOnce::new(|op| matches!(op, DiskOp::Open { path, .. } if path.ends_with("position")));
     let (store, db) = setup.store_with(DbOptions { disk: Disk::behind(layer.clone()), ..DbOptions::new(setup.db()) });
     let failed = db.sync_local().await.unwrap_err();
-    assert!(!layer.0.load(Ordering::SeqCst), "nobody opened the position: {failed}");
+    assert!(layer.has_failed(), "nobody opened the position: {failed}");
     let refused = db.snapshot().await.unwrap_err();
     assert!(refused.to_string().contains("database is not open"), "{refused}");
     let replica = setup.replica().display().to_string();
@@ -260,10 +253,10 @@ async fn page_sums_that_could_not_be_brought_up_to_date_are_tried_again() {
         drop((store, db));
     }
     let txid = newest(&setup);
-    let layer = Arc::new(FailsSums(AtomicBool::new(true)));
+    let layer = FailsOnce::new(|op| matches!(op, DiskOp::Write { path, .. } if path.ends_with("page-sums")));
     let (store, db) = setup.store_with(DbOptions { disk: Disk::behind(layer.clone()), ..DbOptions::new(setup.db()) });
     let failed = db.sync().await.unwrap_err();
-    assert!(!layer.0.load(Ordering::SeqCst), "nobody wrote page sums: {failed}");
+    assert!(layer.has_failed(), "nobody wrote page sums: {failed}");
     assert_eq!(db.sync().await.unwrap(), txid);
     // They are right: what nobody captured is found by comparing with them.
     close(&store).await;

@@ -14,17 +14,28 @@ use litestream_testkit::scenario;
 use site::{Site, ours};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Long enough that a busy machine does not lose the lease between two renewals.
+const TTL: Duration = Duration::from_secs(5);
 
 /// A site of its own on the same prefix.
 fn site(bucket: &Bucket) -> Site {
-    let config = format!("{}lease:\n  enabled: true\n  ttl: 5s\n", bucket.config("replica"));
+    let config = format!("{}lease:\n  enabled: true\n  ttl: {TTL:?}\n", bucket.config("replica"));
     let site = Site::with_replica(config, Vec::new());
     site.config("");
     site
 }
 
+fn document(bucket: &Bucket) -> Option<serde_json::Value> {
+    Some(serde_json::from_slice(&bucket.get("replica/lock.json").unwrap()?).unwrap())
+}
+
+/// When the lease ends if nobody renews it.
+fn end(bucket: &Bucket) -> jiff::Timestamp {
+    document(bucket).unwrap().get("expires_at").unwrap().as_str().unwrap().parse().unwrap()
+}
+
 fn lease(bucket: &Bucket) -> Option<(u64, String)> {
-    let document: serde_json::Value = serde_json::from_slice(&bucket.get("replica/lock.json").unwrap()?).unwrap();
+    let document = document(bucket)?;
     let generation = document.get("generation").and_then(serde_json::Value::as_u64).unwrap();
     Some((generation, document.get("owner").and_then(serde_json::Value::as_str).unwrap().to_owned()))
 }
@@ -48,9 +59,14 @@ fn standby_writes_nothing_until_the_owner_is_gone_and_then_continues() {
     let mut standby = second.daemon(&ours());
     let line = standby.wait_for_log("lease already held by", LIMIT).unwrap();
     assert!(line.contains("level=ERROR") && line.contains(&name), "it waits loudly: {line}");
-    // Longer than a lease: the owner has renewed it by now.
     scenario::commit(&first_db, 3).unwrap();
-    std::thread::sleep(Duration::from_secs(6));
+    // It would have ended by then, had the owner not renewed it.
+    let renewed = end(&bucket) + TTL;
+    let started = std::time::Instant::now();
+    while end(&bucket) < renewed {
+        assert!(started.elapsed() < LIMIT, "not renewed: {}", owner.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     first.wait_until_replicated(LIMIT, "the owner's database while another waits");
     assert_eq!(lease(&bucket).unwrap(), (1, name));
     assert!(!standby.log().contains("lease acquired"));

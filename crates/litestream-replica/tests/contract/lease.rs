@@ -21,6 +21,13 @@ fn leased(options: S3Options, owner: &str) -> LeasedClient {
     LeasedClient::new(inner, options, Arc::new(SystemClock)).unwrap()
 }
 
+/// When the lease ends if nobody renews it.
+fn end(bucket: &Bucket) -> jiff::Timestamp {
+    let document = bucket.get(&format!("db/{LOCK_NAME}")).unwrap().unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    document.get("expires_at").unwrap().as_str().unwrap().parse().unwrap()
+}
+
 fn options(bucket: &Bucket, path: &str) -> S3Options {
     S3Options {
         bucket: Some(bucket.bucket.clone()),
@@ -47,8 +54,13 @@ async fn only_the_holder_writes_and_a_released_lease_passes_on() {
         let refused = b.claim().await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Leased);
         assert!(refused.to_string().contains("lease already held by a:1 until "), "{refused}");
-        // Renewed meanwhile.
-        tokio::time::sleep(TTL + Duration::from_secs(1)).await;
+        // It would have ended by then, had it not been renewed.
+        let renewed = end(&bucket) + TTL;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while end(&bucket) < renewed {
+            assert!(tokio::time::Instant::now() < deadline, "{kind:?}: not renewed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         assert_eq!(b.claim().await.unwrap_err().kind(), ErrorKind::Leased);
         a.write(request(id(0, 2, 2), b"x")).await.unwrap();
         a.delete(&[id(0, 1, 1)]).await.unwrap();
